@@ -1,0 +1,3 @@
+"""kws: a keyword-spotting toolkit. Commands are modules: `python -m kws` lists them."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,109 @@
+"""How a command finds `conf/`, reads its command line and reports a user's mistakes."""
+
+import functools
+import inspect
+import os
+import re
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from kws import __version__
+
+# Keys whose value is a path wherever they stand: an existing path given to one of them is never read as
+# a number, a list or null, whatever it is called.
+PATH_KEYS = {"input", "output", "checkpoint", "root", "path", "resume", "from", "init_from", "json", "plot", "cache"}
+# `resume=PATH` beside `resume.strict=true`: a mapping cannot also be a value, so the short form is spelled out.
+SHORT_FORMS = {"resume": "resume.from"}
+
+
+class KwsError(Exception):
+    """A mistake that the user can act on. Commands print it as one line, without a trace, and exit with 2."""
+
+
+def conf_dir() -> Path:
+    """The folder of the configuration: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise KwsError(f"no configuration found in {package}/conf or {package.parent}/conf: the installation is incomplete")
+
+
+def _quoted(value: str) -> str:
+    """A Hydra string literal for `value`, safe from interpolation as well."""
+    value = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", value)  # OmegaConf reads ${...} even inside quotes
+    value = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", value)
+    value = re.sub(r"(\\+)$", lambda m: m[1] * 2, value)
+    return f"'{value}'"
+
+
+def quote_override(argument: str) -> str:
+    """`key=value` so that Hydra takes any existing path literally, spaces, `=`, brackets and all.
+
+    What Hydra's grammar reads as it stands is left alone, unless it is a path given to a path key; a value that
+    the grammar refuses (an output folder that does not exist yet) is taken as a plain string.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or argument.startswith("-") or not re.fullmatch(r"[+~]{0,2}[\w./@-]+", key):
+        return argument
+    bare = key.lstrip("+~")
+    key = key.replace(bare, SHORT_FORMS.get(bare, bare))
+    name = re.split(r"[./@]", key)[-1]
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return f"{key}={value}"
+    if value and os.path.exists(value) and (name in PATH_KEYS or not re.fullmatch(r"[\w./:+-]+", value, re.ASCII)):
+        return f"{key}={_quoted(value)}"
+    try:
+        OverridesParser.create().parse_override(f"{key}={value}")
+    except HydraException:
+        return f"{key}={_quoted(value)}"
+    return f"{key}={value}"
+
+
+def command(config_name: str):
+    """Decorator: a function of one DictConfig becomes a Hydra command whose help is its module's docstring."""
+
+    def decorate(function):
+        @functools.wraps(function)
+        def run():
+            arguments = [quote_override(argument) for argument in sys.argv[1:]]
+            if "--version" in arguments:
+                print(f"kws {__version__}")
+                return
+            if "--help" in arguments or "-h" in arguments:
+                print(inspect.getmodule(function).__doc__.strip() + "\n")
+            sys.argv[1:] = arguments
+            try:
+                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(told)()
+            except KeyboardInterrupt:
+                raise SystemExit(130) from None
+
+        @functools.wraps(function)
+        def told(cfg):  # inside Hydra, which would otherwise print a trace of its own
+            try:
+                return function(cfg)
+            except KwsError as error:
+                print(f"error: {error}", file=sys.stderr)
+                raise SystemExit(2) from None
+
+        return run
+
+    return decorate
+
+
+def check_labels(labels, where: str = "labels") -> list[str]:
+    """The labels as a list of strings. YAML 1.1 turns unquoted yes, no, on, off into booleans: that is refused."""
+    labels = list(labels)
+    for label in labels:
+        if not isinstance(label, str):
+            hint = "yes, no, on, off and numbers need quotes in a yaml" if isinstance(label, bool | int | float) else ""
+            raise KwsError(
+                f"{where}: {label!r} is a {type(label).__name__}, not a word; {hint}: write '\"yes\"', not 'yes'"
+            )
+    if len(set(labels)) != len(labels):
+        raise KwsError(f"{where}: a word is listed twice in {labels}")
+    return labels

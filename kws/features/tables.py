@@ -1,0 +1,67 @@
+"""The constants of a front-end: window, mel filters, cosine transform, lifter. NumPy alone, float32 as Kaldi holds them.
+
+All follow Kaldi's own order of float32 arithmetic where that decides a weight (mel), and float64 elsewhere.
+"""
+
+import numpy as np
+
+from kws.features.options import FbankOptions, MfccOptions
+
+FLT_EPSILON = float(np.finfo(np.float32).eps)  # Kaldi's floor under every logarithm
+
+
+def window(options: FbankOptions) -> np.ndarray:
+    """(window_samples,) float32. Kaldi: FeatureWindowFunction in feature-window.cc."""
+    n = options.window_samples
+    a = 2 * np.pi / (n - 1)
+    i = np.arange(n, dtype=np.float64)
+    hann = 0.5 - 0.5 * np.cos(a * i)
+    b = options.blackman_coeff
+    values = {
+        "povey": lambda: hann**0.85,
+        "hanning": lambda: hann,
+        "hamming": lambda: 0.54 - 0.46 * np.cos(a * i),
+        "sine": lambda: np.sin(0.5 * a * i),
+        "rectangular": lambda: np.ones(n),
+        "blackman": lambda: b - 0.5 * np.cos(a * i) + (0.5 - b) * np.cos(2 * a * i),
+    }[options.window_type]()
+    return values.astype(np.float32)
+
+
+def mel_scale(hz):
+    """Mel of a frequency in Hz: 1127 ln(1 + f / 700). Kaldi: MelBanks::MelScale."""
+    return np.float32(1127.0) * np.log(np.float32(1.0) + np.asarray(hz, np.float32) / np.float32(700.0))
+
+
+def mel_filters(options: FbankOptions) -> np.ndarray:
+    """(fft_samples // 2 + 1, num_mel_bins) float32; the Nyquist row is 0. Kaldi: MelBanks::MelBanks."""
+    n_bins, fft = options.num_mel_bins, options.fft_samples
+    hz_per_bin = np.float32(options.sample_frequency) / np.float32(fft)
+    low, high = mel_scale(options.low_freq), mel_scale(options.high_hz)
+    delta = (high - low) / np.float32(n_bins + 1)
+    mel = mel_scale(hz_per_bin * np.arange(fft // 2, dtype=np.float32))[:, None]
+    left = low + np.arange(n_bins, dtype=np.float32) * delta
+    center = low + np.arange(1, n_bins + 1, dtype=np.float32) * delta
+    right = low + np.arange(2, n_bins + 2, dtype=np.float32) * delta
+    rising = (mel - left) / (center - left)
+    falling = (right - mel) / (right - center)
+    weights = np.where(mel <= center, rising, falling)
+    weights = np.where((mel > left) & (mel < right), weights, np.float32(0)).astype(np.float32)
+    if empty := np.flatnonzero(weights.sum(axis=0) == 0).tolist():
+        raise ValueError(
+            f"num_mel_bins={n_bins}: filters {empty} cover no point of a {fft}-point FFT; fewer bins or longer frames"
+        )
+    return np.concatenate([weights, np.zeros((1, n_bins), np.float32)])
+
+
+def dct(options: MfccOptions) -> np.ndarray:
+    """(num_mel_bins, num_ceps) float32 with the lifter folded in. Kaldi: ComputeDctMatrix, ComputeLifterCoeffs."""
+    n, ceps = options.num_mel_bins, options.num_ceps
+    k, bins = np.arange(ceps)[None, :], np.arange(n)[:, None]
+    matrix = np.sqrt(2.0 / n) * np.cos(np.pi / n * (bins + 0.5) * k)
+    matrix[:, 0] = np.sqrt(1.0 / n)
+    q = options.cepstral_lifter
+    lifter = 1.0 + 0.5 * q * np.sin(np.pi * np.arange(ceps) / q) if q != 0 else np.ones(ceps)
+    if options.htk_compat:
+        lifter[0] *= np.sqrt(2.0)  # HTK scales C0 so
+    return (matrix * lifter).astype(np.float32)
