@@ -1,0 +1,6 @@
+"""Acoustic models: frames in, logits per step out."""
+
+from kws.models.acoustic import AcousticModel
+from kws.models.builder import build
+
+__all__ = ["AcousticModel", "build"]

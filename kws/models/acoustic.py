@@ -1,0 +1,70 @@
+"""The frame every model shares: input normalisation, blocks, mean over the last second, classifier."""
+
+import torch
+from torch import Tensor, nn
+
+from kws.streaming import Chain, State, Stream, WindowedMean, initial_state, prepare
+
+CLIP = 5.0  # standard deviations: digital silence lies at log(2^-23), far below any sound that was normalised
+
+
+class AcousticModel(nn.Module):
+    """Frames (batch, frames, dim) to logits (batch, steps, classes), a step every `stride` frames.
+
+    `mean` and `std` (dim,) normalise the input, so that zero means average, which is also the past before a
+    stream begins. They are weights: what was trained is what listens.
+    """
+
+    def __init__(
+        self, blocks: Chain, n_features: int, channels: int, n_classes: int, planar: bool, stride: int, window: int, dropout: float
+    ):  # fmt: skip
+        super().__init__()
+        self.planar, self.stride, self.n_features = planar, stride, n_features
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("std", torch.ones(n_features))
+        self.blocks = blocks
+        self.pool = WindowedMean(channels, window)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(channels, n_classes)
+        prepare(self, torch.zeros(1, stride, n_features))
+
+    def normalise_by(self, frames: Tensor) -> None:
+        """Sets `mean` and `std` from frames (n, dim)."""
+        self.mean.copy_(frames.mean(dim=0))
+        self.std.copy_(frames.std(dim=0).clamp(min=1e-3))
+
+    def _logits(self, frames: Tensor, stream: Stream | None) -> Tensor:
+        x = ((frames - self.mean) / self.std).clamp(-CLIP, CLIP).transpose(1, 2)
+        x = x[:, None] if self.planar else x[:, :, None]
+        x = self.pool(self.blocks(x, stream), stream)
+        return self.classifier(self.dropout(x[:, :, 0].transpose(1, 2)))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Whole utterances: logits (batch, frames // stride, classes). Frames after an utterance's end change nothing
+        before it, so padded batches need no mask; `clip_logits` picks each one's answer."""
+        if frames.shape[1] < self.stride:
+            return frames.new_zeros(len(frames), 0, self.classifier.out_features)
+        return self._logits(frames, None)
+
+    def initial_state(self, batch: int = 1) -> State:
+        """The state of `batch` streams that have not begun. `input` holds frames of an unfinished step."""
+        return {"input": self.mean.new_zeros(batch, 0, self.n_features), **initial_state(self, batch)}
+
+    def stream(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
+        """The next frames (batch, any number, dim) of `batch` streams: logits of the steps they complete, new state."""
+        frames = torch.cat([state["input"], frames], dim=1)
+        whole = frames.shape[1] // self.stride * self.stride
+        pending = frames[:, whole:]
+        if whole == 0:
+            return frames.new_zeros(len(frames), 0, self.classifier.out_features), {**state, "input": pending}
+        stream = Stream({name: slot for name, slot in state.items() if name != "input"})
+        logits = self._logits(frames[:, :whole], stream)
+        return logits, {"input": pending, **stream.finish()}
+
+    def clip_logits(self, frames: Tensor, n_frames: Tensor | None = None) -> Tensor:
+        """One answer a clip (batch, classes): the logits of its last step, of `n_frames` (batch,) valid frames."""
+        logits = self(frames)
+        if n_frames is None:
+            return logits[:, -1]
+        last = (n_frames.to(logits.device) // self.stride - 1).clamp(min=0)
+        return logits[torch.arange(len(logits), device=logits.device), last]
