@@ -3,8 +3,10 @@
 Samples are float32 in **int16 units** (full scale is 32768, as Kaldi has it), whatever the file holds.
 """
 
+import functools
 import io
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,9 @@ import soundfile
 FULL_SCALE = 32768.0
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64"}
 # Lengths that a program writes when it pipes a wav and cannot know its length: read to the end.
-OPEN_LENGTHS = {0, 0x7FFFFFFF, 0xFFFFFFFF} | {0x7FFFFFFF - 36, 0xFFFFFFFF - 36, 0x7FFFF000, 0xFFFFF000}
+OPEN_LENGTHS = {0, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFF - 36, 0xFFFFFFFF - 36, 0x7FFFF000, 0xFFFFF000}
 MAX_CHANNELS, MAX_RATE = 1024, 384_000
+UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's count for a FLAC that was written to a pipe
 _PCM = {8: "PCM_U8", 16: "PCM_16", 24: "PCM_24", 32: "PCM_32"}
 _FLOAT = {32: "FLOAT", 64: "DOUBLE"}
 _EXTENSIBLE = 0xFFFE
@@ -121,70 +124,106 @@ def read(
     if not np.isfinite(samples).all():
         raise AudioError(f"{path}: sample {int(np.argmin(np.isfinite(samples)))} is not a finite number")
     if rate is not None and rate != file_rate:
-        samples, file_rate = resample(samples, file_rate, rate), rate
+        try:
+            samples, file_rate = resample(samples, file_rate, rate), rate
+        except AudioError as error:
+            raise AudioError(f"{path}: {error}") from None
     return samples, file_rate
+
+
+class _Sequential(soundfile.SoundFile):
+    """A sound file read straight on. soundfile seeks after every block it reads: that spoils MP3, whose frames need
+    those before them, and fails at the end of a FLAC of unknown length."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 def _decode(data: bytes, path: Path, allow_truncated: bool) -> tuple[np.ndarray, int]:
     """All channels of an encoded file: samples (n, channels) in int16 units, and the rate."""
     if not data:
         raise AudioError(f"{path}: the file is empty (0 bytes)")
-    declared = None
+    declared, damaged = None, False
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE" and (wav := _walk_riff(data, path)):
         samples, rate = _decode_wav(data, wav), wav.rate
         declared = wav.declared // wav.frame_bytes
     else:
+        # a lying header may promise any number of frames: nothing is allocated on its word
+        blocks, rate = [], None
         try:
-            with soundfile.SoundFile(io.BytesIO(data)) as file:
+            with _Sequential(io.BytesIO(data)) as file:
                 rate = file.samplerate
-                # a lying header may promise any number of frames: nothing is allocated on its word
-                blocks = []
-                while len(block := file.read(1 << 16, dtype="float32", always_2d=True)):
+                if file.format == "FLAC" and file.frames != UNKNOWN_FRAMES:
+                    declared = file.frames  # other formats' counts are estimates, or of what is there
+                # 4096: FLAC's own block, so that damage costs the block it is in and no more
+                while len(block := file.read(4096, dtype="float32", always_2d=True)):
                     blocks.append(block)
-                declared = file.frames if file.format in ("FLAC", "AIFF", "AU", "W64") else None
         except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-            reason = str(getattr(error, "error_string", error)).rstrip(".")
-            raise AudioError(f"{path}: not a sound file that can be read ({reason})") from None
+            if rate is None:
+                raise AudioError(f"{path}: not a sound file that can be read ({_reason(error)})") from None
+            damaged = True
         samples = np.concatenate(blocks) * np.float32(FULL_SCALE) if blocks else np.zeros((0, 1), np.float32)
-    if declared is not None and len(samples) < declared and not allow_truncated:
-        raise AudioError(
-            f"{path}: truncated, {len(samples)} of {declared} samples are there; allow_truncated=true keeps them"
-        )
+    if (damaged or len(samples) < (declared or 0)) and not allow_truncated:
+        what = "truncated or damaged" if damaged else "truncated"
+        count = f"{len(samples)} of {declared or 'an unknown number of'} samples"
+        raise AudioError(f"{path}: {what}, {count} are there; allow_truncated=true keeps them")
     return samples, rate
+
+
+def _reason(error: Exception) -> str:
+    """What libsndfile says, without soundfile's repetition of the file's name."""
+    return str(getattr(error, "error_string", error)).rstrip(".")
 
 
 def write(path: str | Path, samples: np.ndarray, rate: int) -> None:
     """Writes samples (n,) in int16 units as 16-bit sound (wav or flac by suffix), rounding and clipping."""
-    pcm = np.clip(np.rint(np.asarray(samples, np.float64)), -32768, 32767).astype(np.int16)
+    samples = np.asarray(samples, np.float64)
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{path}: not written, sample {int(np.argmin(np.isfinite(samples)))} is not a finite number")
+    pcm = np.clip(np.rint(samples), -32768, 32767).astype(np.int16)
     try:
-        soundfile.write(str(path), pcm, rate, subtype="PCM_16")
+        soundfile.write(os.fsencode(path), pcm, rate, subtype="PCM_16")
     except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
         raise AudioError(f"{path}: cannot be written ({error})") from None
+
+
+# A lying header may say 1 Hz or 383 999: neither 16000 samples for each nor a table of gigabytes is worth it.
+MAX_FACTOR, MAX_TABLE = 64, 1 << 22
+BLOCK = 256  # outputs worked on at a time: their inputs stay in the cache
+
+
+@functools.lru_cache(maxsize=8)
+def _sinc_table(from_rate: int, to_rate: int, zeros: int) -> tuple[int, int, int, np.ndarray]:
+    """up, down, taps on each side of an output (in input samples), and the taps of every phase (up, 2 · half)."""
+    if from_rate <= 0 or to_rate <= 0 or not 1 / MAX_FACTOR <= to_rate / from_rate <= MAX_FACTOR:
+        raise AudioError(f"cannot resample from {from_rate} to {to_rate} Hz: a factor beyond {MAX_FACTOR}")
+    divisor = math.gcd(from_rate, to_rate)
+    up, down = to_rate // divisor, from_rate // divisor
+    rolloff, beta = 0.95, 9.0  # pass band up to 0.9 of Nyquist
+    cutoff = rolloff * min(1.0, up / down)  # as a fraction of the input's Nyquist frequency
+    half = math.ceil(zeros / cutoff)
+    if 2 * half * up > MAX_TABLE:
+        raise AudioError(f"cannot resample from {from_rate} to {to_rate} Hz: {up}/{down} is no simple ratio")
+    phase = (np.arange(up) * down % up) / up
+    t = np.arange(-half + 1, half + 1)[None, :] - phase[:, None]
+    window = np.i0(beta * np.sqrt(np.clip(1 - (t / half) ** 2, 0, None))) / np.i0(beta)
+    return up, down, half, cutoff * np.sinc(cutoff * t) * window
 
 
 class Resampler:
     """Band-limited resampling of a stream by a rational factor, exact under any cutting of the input.
 
     Output n is the input convolved with a Kaiser-windowed sinc at time n·from/to (Smith, "Digital Audio Resampling",
-    CCRMA); the past before the first sample and the future after the last are zeros. Each output is one dot product in float64
-    over the same samples however they arrived, so chunks give the bits of the whole.
+    CCRMA); the past before the first sample and the future after the last are zeros. Each output is one dot product
+    in float64 over the same samples however they arrived, so chunks give the bits of the whole.
 
     Args:
         from_rate, to_rate: in Hz.
         zeros: zero crossings of the sinc on each side; sets the width of the transition band.
     """
 
-    ROLLOFF, BETA = 0.95, 9.0  # pass band up to 0.9 of Nyquist, images and aliases at least 80 dB down
-
     def __init__(self, from_rate: int, to_rate: int, zeros: int = 24):
-        divisor = math.gcd(from_rate, to_rate)
-        self.up, self.down = to_rate // divisor, from_rate // divisor
-        cutoff = self.ROLLOFF * min(1.0, self.up / self.down)  # as a fraction of the input's Nyquist frequency
-        self.half = math.ceil(zeros / cutoff)  # taps on each side of an output, in input samples
-        phase = (np.arange(self.up) * self.down % self.up) / self.up
-        t = np.arange(-self.half + 1, self.half + 1)[None, :] - phase[:, None]
-        window = np.i0(self.BETA * np.sqrt(np.clip(1 - (t / self.half) ** 2, 0, None))) / np.i0(self.BETA)
-        self.table = cutoff * np.sinc(cutoff * t) * window  # (phases, taps)
+        self.up, self.down, self.half, self.table = _sinc_table(from_rate, to_rate, zeros)
         self.reset()
 
     def reset(self) -> None:
@@ -201,13 +240,13 @@ class Resampler:
             until = -(-self._n_in * self.up // self.down)
         else:  # output n reads input up to floor(n·down/up) + half
             until = max(-(-(self._n_in - self.half) * self.up // self.down), self._n_out)
-        index = np.arange(self._n_out, until)
-        starts = index * self.down // self.up - self.half + 1 - self._first
-        windows = np.lib.stride_tricks.sliding_window_view(self._buffer, 2 * self.half)
-        out = np.empty(len(index), np.float32)
-        for at in range(0, len(index), 4096):
-            part = slice(at, at + 4096)
-            out[part] = (windows[starts[part]] * self.table[index[part] % self.up]).sum(axis=1)
+        out = np.empty(until - self._n_out, np.float32)
+        if len(out):
+            windows = np.lib.stride_tricks.sliding_window_view(self._buffer, 2 * self.half)
+        for at in range(0, len(out), BLOCK):
+            index = np.arange(self._n_out + at, min(self._n_out + at + BLOCK, until))
+            starts = index * self.down // self.up - self.half + 1 - self._first
+            out[at : at + BLOCK] = np.einsum("ij,ij->i", windows[starts], self.table[index % self.up])
         self._n_out = until
         keep = max(self._n_out * self.down // self.up - self.half + 1 - self._first, 0)
         self._buffer, self._first = self._buffer[keep:], self._first + keep
@@ -217,18 +256,25 @@ class Resampler:
 
 
 def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Samples (n,) at `from_rate` Hz to (⌈n·to/from⌉,) at `to_rate` Hz: one chunk through a fresh `Resampler`."""
+    """Samples (n,) at `from_rate` Hz to (⌈n·to/from⌉,) float32 at `to_rate` Hz, through a fresh `Resampler`."""
     if from_rate == to_rate:
         return samples
-    return Resampler(from_rate, to_rate).push(samples, flush=True)
+    resampler = Resampler(from_rate, to_rate)
+    step = 1 << 18  # memory stays near the size of the result, however long the sound
+    parts = [resampler.push(samples[at : at + step]) for at in range(0, len(samples), step)]
+    return np.concatenate([*parts, resampler.push(samples[:0], flush=True)])
 
 
 def duration(path: str | Path) -> float:
-    """A sound file's length in seconds, from its header."""
+    """A sound file's length in seconds, from its header; one whose header does not know is read."""
     try:
-        info = soundfile.info(str(path))
+        with open(path, "rb") as file:  # soundfile refuses names that are not UTF-8
+            info = soundfile.info(file)
+        if 0 < info.frames < UNKNOWN_FRAMES:
+            return info.frames / info.samplerate
+        samples, rate = _decode(Path(path).read_bytes(), Path(path), allow_truncated=True)
+        return len(samples) / rate
+    except OSError as error:
+        raise AudioError(f"{path}: {error.strerror or error}") from None
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise AudioError(
-            f"{path}: not a sound file that can be read ({getattr(error, 'error_string', error)})"
-        ) from None
-    return info.frames / info.samplerate
+        raise AudioError(f"{path}: not a sound file that can be read ({_reason(error)})") from None

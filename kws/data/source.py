@@ -3,9 +3,11 @@
 A source is one class with one yaml under `conf/data`. It lists clips; it reads no sound. No torch here.
 """
 
+import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from kws.config import KwsError, check_labels
 
 SPLITS = ("train", "validation", "test")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
+SILENCE_SECONDS = 1.0  # length of a clip of silence that is not for training
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,47 @@ class Clip:
 class Source:
     """Base of every data source.
 
+    A source that reads a corpus says what is spoken in it (`listed`) and where background is (`background`); this
+    class turns that into the labels of the task. One that makes its clips may override `clips` and `noise` instead.
+
     Args:
-        words: the words to spot, in the order of the labels.
-        unknown, silence: whether the labels also hold `_unknown_` (other words) and `_silence_` (background).
+        words: the words to spot, in the order of the labels; None takes every word listed, in order of appearance.
+        unknown, silence: whether the labels also hold `_unknown_` (other words) and `_silence_` (background); None:
+            where there are clips for it.
+        unknown_share: clips of `_unknown_` in a split, as a share of its clips of words; None takes all there are.
+        silence_share: clips of `_silence_` in a split, as a share of its clips of words.
     """
 
-    def __init__(self, words: Iterable[str], unknown: bool = True, silence: bool = True):
+    background: str | Path | None = None  # a folder of recordings, or a manifest
+    where = "the source"  # what was read and how it was split, for errors
+
+    def __init__(
+        self,
+        words: Iterable[str] | None,
+        unknown: bool | None = True,
+        silence: bool | None = True,
+        unknown_share: float | None = None,
+        silence_share: float = 0.1,
+    ):
+        if isinstance(words, str):
+            raise KwsError(f"data.words={words}: expected a list, as in data.words=[{words}]")
+        for key, share in (("unknown_share", unknown_share), ("silence_share", silence_share)):
+            number = isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share < math.inf
+            if not (number or (key == "unknown_share" and share is None)):
+                raise KwsError(f"data.{key}={share}: expected a share of the clips of words, 0 or more")
+        self.unknown_share, self.silence_share = unknown_share, silence_share
+        self._noise: dict[str, list[Clip]] = {}
+        if words is None:
+            words = [word for word in self._spoken if word and not word.startswith("_")]
+            if not words:
+                raise KwsError(f"no words found: {self._sought()}")
         self.words = check_labels(words, "data.words")
         if not self.words:
             raise KwsError("data.words is empty: name at least one word")
         if reserved := {UNKNOWN, SILENCE} & set(self.words):
             raise KwsError(f"data.words: {sorted(reserved)} are added by data.unknown and data.silence")
+        unknown = self._has_others() if unknown is None else unknown
+        silence = self._has_silence() if silence is None else silence
         self.labels = self.words + [UNKNOWN] * bool(unknown) + [SILENCE] * bool(silence)
 
     def prepare(self) -> None:
@@ -48,11 +81,125 @@ class Source:
 
     def clips(self, split: str) -> list[Clip]:
         """Every clip of a split, each labelled with one of `labels`, in an order that never changes."""
-        raise NotImplementedError(f"{type(self).__name__} lists no clips")
+        self._check(split)
+        words, listed = set(self.words), self._listed[split]
+        chosen = [clip for clip in listed if clip.label in words]
+        n_words = len(chosen)
+        if UNKNOWN in self.labels:
+            others = [clip for clip in listed if clip.label not in words and clip.label != SILENCE]
+            if self.unknown_share is not None:
+                others = _subset(others, _count(self.unknown_share, n_words))
+            chosen += [Clip(clip.path, UNKNOWN, clip.start, clip.end) for clip in others]
+        if SILENCE in self.labels:
+            silent = [clip for clip in listed if clip.label == SILENCE]
+            count = _count(self.silence_share, n_words) - len(silent)
+            chosen += silent + silence_clips(self.noise(split) if count > 0 else [], count, SILENCE_SECONDS, split)
+        if not chosen:
+            raise KwsError(f"there are no {split} clips: {self._sought()}")
+        return chosen
 
     def noise(self, split: str) -> list[Clip]:
         """Recordings of background of a split, to add to clips; empty where the source has none."""
+        if split not in self._noise:
+            found = [] if self.background is None else recordings(self.background)
+            self._noise[split] = [split_by_time(c.path, split, start=c.start, end=c.end) for c in found]
+        return list(self._noise[split])
+
+    def listed(self) -> dict[str, list[Clip]]:
+        """For each split all that the corpus holds, labelled with the words spoken, whether or not in `words`."""
+        raise NotImplementedError(f"{type(self).__name__} lists no clips")
+
+    @functools.cached_property
+    def _listed(self) -> dict[str, list[Clip]]:
+        return self.listed()
+
+    @functools.cached_property
+    def _spoken(self) -> dict[str, None]:
+        """All that is spoken in any split, in order of first appearance."""
+        return dict.fromkeys(clip.label for split in SPLITS for clip in self._listed[split])
+
+    def _has_others(self) -> bool:
+        return bool(self._spoken.keys() - {*self.words, SILENCE})
+
+    def _has_silence(self) -> bool:
+        return SILENCE in self._spoken or bool(self.noise("train"))
+
+    def _check(self, split: str) -> None:
+        """Refuses an unknown split, and labels that no clip could ever teach."""
+        if split not in SPLITS:
+            raise KwsError(f"no split is called {split!r}: choose one of {', '.join(SPLITS)}")
+        if missing := [word for word in self.words if word not in self._spoken]:
+            raise KwsError(f"data.words: no clips of {', '.join(missing)}; there are of {_brief(self._spoken)}")
+        if UNKNOWN in self.labels and self.unknown_share != 0 and not self._has_others():
+            raise KwsError("data.unknown=true, but there are clips of data.words only: say data.unknown=false")
+        if SILENCE in self.labels and self.silence_share > 0 and not self._has_silence():
+            raise KwsError("data.silence=true, but there are no recordings of background: say data.silence=false")
+
+    def _sought(self) -> str:
+        counts = ", ".join(f"{len(self._listed[split])} {split}" for split in SPLITS)
+        return f"{self.where} holds {counts} clips of any word"
+
+
+def _brief(names: Iterable[str], most: int = 50) -> str:
+    names = [name or "''" for name in names]
+    return (", ".join(names[:most]) or "nothing") + f" and {len(names) - most} more" * (len(names) > most)
+
+
+def _count(share: float, n_words: int) -> int:
+    return math.ceil(round(share * n_words, 6))  # rounded: 0.1 * 30 may lie a hair above 3
+
+
+def _subset(clips: list[Clip], count: int) -> list[Clip]:
+    """`count` of the clips, the same ones wherever the corpus lies and in whatever encoding, in their order."""
+
+    def draw(index: int) -> bytes:
+        folder, name = os.path.split(clips[index].path)
+        key = f"{os.path.basename(folder)}/{os.path.splitext(name)[0]}@{clips[index].start}"
+        return hashlib.sha1(key.encode()).digest()
+
+    if count >= len(clips):
+        return clips
+    return [clips[index] for index in sorted(sorted(range(len(clips)), key=draw)[:count])]
+
+
+def sound_files(folder: str | Path) -> list[str]:
+    """Names of a folder's sound files, by suffix and sorted; hidden files are left out."""
+    names = sorted(os.listdir(folder))
+    return [n for n in names if os.path.splitext(n)[1].lower() in audio.SUFFIXES and not n.startswith(".")]
+
+
+def subfolders(folder: str | Path) -> list[str]:
+    """Names of a folder's folders, sorted; hidden ones are left out, and there are none of what is no folder."""
+    if not os.path.isdir(folder):
         return []
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def split_paths(key: str, whole: str | None, **parts: str | None) -> dict[str, str]:
+    """What a source is to read: the paths of the splits by name, or one path under "" that a hash is to split."""
+    given = {split: str(path) for split, path in parts.items() if path is not None}
+    if bool(given) == (whole is not None):
+        raise KwsError(f"give either data.{key} or some of {', '.join(f'data.{split}' for split in parts)}")
+    return given or {"": str(whole)}
+
+
+def recordings(path: str | Path) -> list[Clip]:
+    """Recordings of background: the sound files of a folder, or the stretches of a manifest."""
+    if os.path.isdir(path):
+        found = [Clip(os.path.join(path, name), SILENCE) for name in sound_files(path)]
+    else:
+        found = read_manifest(path)
+    if not found:
+        raise KwsError(f"{path}: no recordings of background; sound files end in {', '.join(sorted(audio.SUFFIXES))}")
+    return found
+
+
+def speaker_of(name: str) -> str:
+    """What `hash_split` is given for a file: its name up to `_nohash_`, or all of `name` without the suffix."""
+    stem = os.path.splitext(name)[0]
+    speaker, nohash, _ = os.path.basename(stem).partition("_nohash_")
+    return speaker if nohash else stem
 
 
 def hash_split(key: str, validation: float = 10.0, testing: float = 10.0) -> str:
@@ -67,11 +214,20 @@ def hash_split(key: str, validation: float = 10.0, testing: float = 10.0) -> str
     return "test" if percentage < validation + testing else "train"
 
 
-def split_by_time(path: str | Path, split: str, shares: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> Clip:
-    """The part of a long recording that belongs to a split: the first 80 % trains, the next 10 % validates."""
-    seconds = audio.duration(path)
+def split_by_time(
+    path: str | Path,
+    split: str,
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    start: float = 0.0,
+    end: float | None = None,
+) -> Clip:
+    """The part of a long recording (or of its stretch `start` to `end`) that belongs to a split: the first 80 %
+    trains, the next 10 % validates."""
+    seconds = (audio.duration(path) if end is None else end) - start
+    if seconds <= 0:
+        raise KwsError(f"{path}: a stretch of background from {start} s, but the recording ends before")
     at = SPLITS.index(split)
-    return Clip(str(path), SILENCE, seconds * sum(shares[:at]), seconds * sum(shares[: at + 1]))
+    return Clip(str(path), SILENCE, start + seconds * sum(shares[:at]), start + seconds * sum(shares[: at + 1]))
 
 
 def silence_clips(noise: list[Clip], count: int, seconds: float, split: str) -> list[Clip]:
@@ -86,40 +242,50 @@ def silence_clips(noise: list[Clip], count: int, seconds: float, split: str) -> 
         return [noise[i % len(noise)] for i in range(count)]
     per_recording = math.ceil(count / len(noise))
     cuts = []
-    for recording in noise:
-        room = max(recording.end - recording.start - seconds, 0.0)
-        step = room / max(per_recording - 1, 1)
-        starts = [recording.start + i * step for i in range(per_recording)]
-        cuts += [Clip(recording.path, SILENCE, at, min(at + seconds, recording.end)) for at in starts]
+    for i in range(per_recording):  # recordings by turns, so that the first `count` cuts hold some of each
+        for recording in noise:
+            room = max(recording.end - recording.start - seconds, 0.0)
+            start = recording.start + i * room / max(per_recording - 1, 1)
+            cuts.append(Clip(recording.path, SILENCE, start, min(start + seconds, recording.end)))
     return cuts[:count]
 
 
 def read_manifest(path: str | Path) -> list[Clip]:
     """Clips of a JSONL file: one object a line with `path`, `label` and optionally `start`, `end` in seconds.
 
-    Relative paths are taken from the manifest's folder.
+    Relative paths are taken from the manifest's folder. A file or line that cannot be used is a KwsError.
     """
     path = Path(path)
     clips = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
     except OSError as error:
         raise KwsError(f"{path}: the manifest cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise KwsError(f"{path}: the manifest is not UTF-8 text ({error})") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             start, end = float(row.get("start") or 0.0), row.get("end")
-            clip = Clip(str(path.parent / row["path"]), row["label"], start, None if end is None else float(end))
+            end = math.inf if end is None else float(end)
+            clip = Clip(str(path.parent / row["path"]), row["label"], start, None if end == math.inf else end)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise KwsError(
                 f'{path}, line {number}: expected {{"path": …, "label": …, "start": …, "end": …}} ({error!r})'
             ) from None
+        if not 0 <= start < end or start == math.inf:
+            raise KwsError(f"{path}, line {number}: a clip from {start} to {end} s; expected 0 <= start < end")
         check_labels([clip.label], f"{path}, line {number}")
         clips.append(clip)
     return clips
 
 
 def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
-    Path(path).write_text("".join(json.dumps(asdict(clip)) + "\n" for clip in clips), encoding="utf-8")
+    """Writes what `read_manifest` reads: paths inside the manifest's folder relative to it, others absolute."""
+    folder = os.path.abspath(Path(path).parent)
+    rows = [asdict(clip) for clip in clips]
+    for row in rows:
+        row["path"] = os.path.abspath(row["path"]).removeprefix(folder.rstrip(os.sep) + os.sep)
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

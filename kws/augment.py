@@ -1,0 +1,142 @@
+"""What happens to a clip between its file and the model: on the wave in NumPy, on the frames in torch.
+
+Every draw comes from the generator given, which the data set seeds with (seed, epoch, index): the same clip in the same
+epoch is changed in the same way whoever loads it, in whatever order.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kws import audio
+
+
+@dataclass
+class Augment:
+    """Chances are per clip; levels in dB; times in ms. Everything is off by default.
+
+    Args:
+        onset_ms: a clip begins anywhere that leaves it in its window, or up to this much outside; None: in the middle.
+        speed: range of factors on the speed (pitch moves with it).
+        gain: range of the level added.
+        noise_chance, noise_snr: background at a signal-to-noise ratio drawn from the range.
+        room_chance, room_t60_ms, rooms: a measured impulse response of the folder `rooms`, or a made one of a
+            reverberation time in the range.
+        tilt_chance, tilt: equalisation: a smooth curve over frequency within ± `tilt` dB.
+        time_masks, time_mask_ms, frequency_masks, frequency_mask_share: SpecAugment (Park et al. 2019, arXiv:1904.08779),
+            each mask up to that long or that share of the columns; masked frames take the model's mean.
+    """
+
+    onset_ms: float | None = None
+    speed: tuple[float, float] = (1.0, 1.0)
+    gain: tuple[float, float] = (0.0, 0.0)
+    noise_chance: float = 0.0
+    noise_snr: tuple[float, float] = (0.0, 30.0)
+    room_chance: float = 0.0
+    room_t60_ms: tuple[float, float] = (100.0, 600.0)
+    rooms: str | None = None
+    tilt_chance: float = 0.0
+    tilt: float = 6.0
+    time_masks: int = 0
+    time_mask_ms: float = 200.0
+    frequency_masks: int = 0
+    frequency_mask_share: float = 0.15
+
+    def __post_init__(self):
+        self._responses: dict[int, list[np.ndarray]] = {}
+
+    def shape(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Speed of a clip (n,) alone."""
+        low, high = self.speed
+        return change_speed(wave, rng.uniform(low, high)) if low != high else wave
+
+    def start(self, room: int, rate: int, rng: np.random.Generator) -> int:
+        """The sample at which a clip begins in a window that is `room` samples longer; negative where it is cut."""
+        if self.onset_ms is None:
+            return room // 2
+        outside = round(self.onset_ms * rate / 1000)
+        return int(rng.integers(min(0, room) - outside, max(0, room) + outside + 1))
+
+    def filter(self, wave: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
+        """Room and equalisation of a window (n,); length and level stay."""
+        response = self._room(rate, rng) if rng.random() < self.room_chance else None
+        tilt = rng.uniform(-self.tilt, self.tilt, 6) if rng.random() < self.tilt_chance else None
+        if response is not None or tilt is not None:
+            wave = _filtered(wave, response, tilt)
+        return wave
+
+    def loudness(self, rng: np.random.Generator) -> np.float32:
+        """The factor on the whole window, background included."""
+        return np.float32(10 ** (rng.uniform(*self.gain) / 20))
+
+    def snr(self, rng: np.random.Generator) -> float | None:
+        """The ratio at which background is added to this clip, in dB; None for no background."""
+        return rng.uniform(*self.noise_snr) if rng.random() < self.noise_chance else None
+
+    def masks(self, n_frames: int, dim: int, shift_ms: float, rng: np.random.Generator) -> np.ndarray:
+        """Stretches to mask (masks, 3) of [axis, first, last + 1]; axis 0 is time."""
+        drawn = []
+        longest = min(int(self.time_mask_ms / shift_ms), n_frames), int(self.frequency_mask_share * dim)
+        for axis, (count, size) in enumerate(((self.time_masks, n_frames), (self.frequency_masks, dim))):
+            for _ in range(count):
+                width = rng.integers(longest[axis] + 1)
+                first = rng.integers(size - width + 1)
+                drawn.append((axis, first, first + width))
+        return np.array(drawn, np.int64).reshape(-1, 3)
+
+    def _room(self, rate: int, rng: np.random.Generator) -> np.ndarray:
+        if self.rooms is None:
+            return made_room(rate, rng.uniform(*self.room_t60_ms), rng)
+        if rate not in self._responses:
+            files = sorted(p for p in Path(self.rooms).rglob("*") if p.suffix.lower() in audio.SUFFIXES)
+            if not files:
+                raise audio.AudioError(f"augment.rooms={self.rooms}: no sound files there")
+            self._responses[rate] = [audio.read(path, channel=0, rate=rate)[0] for path in files]
+        responses = self._responses[rate]
+        return responses[rng.integers(len(responses))]
+
+
+def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
+    """(n,) to (round(n / factor),), by cubic interpolation between four samples."""
+    positions = np.arange(round(len(wave) / factor)) * factor
+    index = positions.astype(np.int64)
+    t = (positions - index).astype(np.float32)
+    x = np.pad(wave, (1, 3), mode="edge")
+    a, b, c, d = (x[index + k] for k in range(4))
+    return b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+
+
+def made_room(rate: int, t60_ms: float, rng: np.random.Generator) -> np.ndarray:
+    """An impulse response (n,): the direct sound, then noise that decays by 60 dB within `t60_ms`."""
+    n = int(rate * t60_ms / 1000)
+    response = rng.standard_normal(n).astype(np.float32) * 10 ** (-3 * np.arange(n, dtype=np.float32) / n)
+    response[: int(rate * 0.003)] = 0  # nothing is reflected in the first metre
+    response *= np.float32(10 ** (rng.uniform(-15, 3) / 20) / np.sqrt(np.square(response).sum() + 1e-9))
+    response[0] = 1
+    return response
+
+
+def _filtered(wave: np.ndarray, response: np.ndarray | None, tilt: np.ndarray | None) -> np.ndarray:
+    """The wave through a room and a smooth gain curve (dB at points evenly spaced over the mel-like root of
+    frequency), at the level it had."""
+    n = len(wave)
+    size = 1 << (n + (0 if response is None else len(response)) - 1).bit_length()
+    spectrum = np.fft.rfft(wave, size)
+    if response is not None:
+        spectrum *= np.fft.rfft(response, size)
+    if tilt is not None:
+        at = np.sqrt(np.arange(len(spectrum)) / len(spectrum)) * (len(tilt) - 1)
+        spectrum *= 10 ** (np.interp(at, np.arange(len(tilt)), tilt) / 20)
+    out = np.fft.irfft(spectrum, size)[:n].astype(np.float32)
+    return out * np.float32(level(wave) / max(level(out), 1e-6))
+
+
+def level(wave: np.ndarray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))) if len(wave) else 0.0
+
+
+def mix(wave: np.ndarray, noise: np.ndarray, snr: float, speech_level: float) -> np.ndarray:
+    """Adds noise so that `speech_level` (root mean square of the clip alone) stands `snr` dB above it."""
+    return wave + noise * np.float32(speech_level / max(level(noise), 1e-6) * 10 ** (-snr / 20))

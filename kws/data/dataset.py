@@ -1,0 +1,164 @@
+"""Clips to waves of one length: reading, placing, changing. What a worker process does."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from kws import audio
+from kws.augment import Augment, level, mix
+from kws.config import KwsError
+from kws.data.source import SILENCE, Clip
+
+NO_CHANGE = Augment()
+
+
+class ClipDataset(Dataset):
+    """Waves (window,) of labelled clips.
+
+    A clip shorter than the window stands somewhere in it (in the middle without augmentation) with background or
+    nothing around it; of a longer one the loudest stretch is taken, of `_silence_` any.
+
+    An item is asked for as (epoch, index): every random choice is a function of (seed, epoch, index).
+
+    Args:
+        window_ms: length of the result.
+        noise: recordings to add to clips and to fill `_silence_` with.
+        snr: add noise at this ratio in dB to every clip; None leaves it to `augment`.
+    """
+
+    def __init__(
+        self, clips: Sequence[Clip], labels: Sequence[str], rate: int, window_ms: float,
+        augment: Augment = NO_CHANGE, noise: Sequence[Clip] = (), snr: float | None = None, seed: int = 0,
+        shift_ms: float = 10.0, n_frames: int = 0, dim: int = 0,
+    ):  # fmt: skip
+        self.clips, self.rate, self.seed, self.snr = list(clips), rate, seed, snr
+        self.labels = {label: i for i, label in enumerate(labels)}
+        if unknown := sorted({clip.label for clip in clips} - set(labels)):
+            raise KwsError(f"clips are labelled {', '.join(unknown)}, which is not among the labels {', '.join(labels)}")
+        self.window = round(rate * window_ms / 1000)
+        self.augment, self.noise = augment, list(noise)
+        self.frames = shift_ms, n_frames, dim
+        self._noise_waves: dict[Clip, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict | audio.AudioError:
+        epoch, index = key
+        clip, rng = self.clips[index], np.random.default_rng([self.seed, epoch, index])
+        try:
+            wave = self._background(self._read(clip), rng) if clip.label == SILENCE else self._word(clip, rng)
+        except audio.AudioError as error:
+            return error  # raised where the user reads it, not inside a worker's trace
+        shift, n_frames, dim = self.frames
+        masks = self.augment.masks(n_frames, dim, shift, rng)
+        return {"wave": torch.from_numpy(wave), "label": self.labels[clip.label], "masks": torch.from_numpy(masks)}
+
+    def _word(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
+        wave = self.augment.shape(self._read(clip), rng)
+        speech = level(wave)
+        wave = self.augment.filter(self._placed(wave, rng), self.rate, rng)
+        snr = self.snr if self.snr is not None else self.augment.snr(rng)
+        if snr is not None and self.noise:
+            noise = self.noise[rng.integers(len(self.noise))]
+            wave = mix(wave, self._background(self._noise_wave(noise), rng), snr, speech)
+        return wave * self.augment.loudness(rng)
+
+    def _read(self, clip: Clip) -> np.ndarray:
+        if clip.label == SILENCE:
+            return self._noise_wave(clip)
+        wave, _ = audio.read(clip.path, channel=0, rate=self.rate)
+        return _stretch(wave, clip, self.rate)
+
+    def _noise_wave(self, clip: Clip) -> np.ndarray:
+        """A recording of background; kept, as it is cut again and again."""
+        if clip not in self._noise_waves:
+            wave, _ = audio.read(clip.path, channel=0, rate=self.rate)
+            self._noise_waves[clip] = _stretch(wave, clip, self.rate)
+        return self._noise_waves[clip]
+
+    def _placed(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The clip in a window of zeros; of one too long, the stretch with most energy."""
+        room = self.window - len(wave)
+        if room < 0:
+            energy = np.concatenate([[0.0], np.cumsum(np.square(wave, dtype=np.float64))])
+            loudest = int(np.argmax(energy[self.window :] - energy[: len(energy) - self.window]))
+            wave, room = wave[loudest : loudest + self.window], 0
+        start = self.augment.start(room, self.rate, rng)
+        out = np.zeros(self.window, np.float32)
+        out[max(start, 0) : start + len(wave)] = wave[max(-start, 0) : self.window - start]
+        return out
+
+    def _background(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Any stretch of a recording, repeated where it is shorter than the window."""
+        if len(wave) < self.window:
+            wave = np.tile(wave, -(-self.window // len(wave)))
+        at = int(rng.integers(len(wave) - self.window + 1))
+        return wave[at : at + self.window]
+
+
+def _stretch(wave: np.ndarray, clip: Clip, rate: int) -> np.ndarray:
+    part = wave[round(clip.start * rate) : None if clip.end is None else round(clip.end * rate)]
+    if not len(part):
+        raise audio.AudioError(
+            f"{clip.path}: the clip is {clip.start} to {clip.end} s, the file has {len(wave) / rate:.2f} s"
+        )
+    return part
+
+
+def collate(items: list) -> dict[str, torch.Tensor] | audio.AudioError:
+    """A batch of items, or the first error among them."""
+    for item in items:
+        if isinstance(item, audio.AudioError):
+            return item
+    return {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
+
+
+class Batches(Sampler):
+    """Lists of (epoch, index), one a batch, from a position to the end of training.
+
+    Args:
+        n: clips.
+        balance: labels (n,) to draw each class equally often, with replacement; None takes every clip once an epoch.
+        epochs: (first, last + 1); first_batch: batches of the first epoch that are already done.
+        rank, world: this process takes every world-th of each batch.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, epochs: tuple[int, int], seed: int = 0, first_batch: int = 0,
+        balance: np.ndarray | None = None, rank: int = 0, world: int = 1,
+    ):  # fmt: skip
+        self.n, self.batch_size, self.epochs, self.seed, self.first_batch = n, batch_size, epochs, seed, first_batch
+        self.rank, self.world = rank, world
+        self.chances = None
+        if balance is not None:
+            counts = np.bincount(balance)
+            self.chances = 1.0 / counts[balance] / np.count_nonzero(counts)
+
+    def per_epoch(self) -> int:
+        return -(-self.n // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.per_epoch() * (self.epochs[1] - self.epochs[0]) - self.first_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in range(*self.epochs):
+            rng = np.random.default_rng([self.seed, epoch])
+            order = rng.permutation(self.n) if self.chances is None else rng.choice(self.n, self.n, p=self.chances)
+            for batch in range(self.first_batch if epoch == self.epochs[0] else 0, self.per_epoch()):
+                chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+                yield [(epoch, int(i)) for i in chosen[self.rank :: self.world]]
+
+
+def load(dataset: ClipDataset, batches, workers: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches in order, read ahead by `workers` processes (0: in this one).
+
+    Raises:
+        KwsError: a file that cannot be used, by name.
+    """
+    for batch in DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate):
+        if isinstance(batch, audio.AudioError):
+            raise KwsError(str(batch))
+        yield batch
