@@ -112,7 +112,8 @@ def read(
         data = path.read_bytes()
     except OSError as error:
         raise AudioError(f"{path}: {error.strerror or error}") from None
-    samples, file_rate = _decode(data, path, allow_truncated)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large or no number is named below
+        samples, file_rate = _decode(data, path, allow_truncated)
     n_channels = samples.shape[1]
     if channel is None and n_channels > 1:
         raise AudioError(f"{path}: {n_channels} channels; say which with channel=0 to {n_channels - 1}")
@@ -129,6 +130,22 @@ def read(
         except AudioError as error:
             raise AudioError(f"{path}: {error}") from None
     return samples, file_rate
+
+
+class _Seekable:
+    """A damaged file may ask for a place before its start; an exception could not pass through libsndfile."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OSError):
+            return self.tell()
+
+
+class _Bytes(_Seekable, io.BytesIO): ...
+
+
+class _File(_Seekable, io.FileIO): ...
 
 
 class _Sequential(soundfile.SoundFile):
@@ -151,7 +168,7 @@ def _decode(data: bytes, path: Path, allow_truncated: bool) -> tuple[np.ndarray,
         # a lying header may promise any number of frames: nothing is allocated on its word
         blocks, rate = [], None
         try:
-            with _Sequential(io.BytesIO(data)) as file:
+            with _Sequential(_Bytes(data)) as file:
                 rate = file.samplerate
                 if file.format == "FLAC" and file.frames != UNKNOWN_FRAMES:
                     declared = file.frames  # other formats' counts are estimates, or of what is there
@@ -199,7 +216,7 @@ def _sinc_table(from_rate: int, to_rate: int, zeros: int) -> tuple[int, int, int
         raise AudioError(f"cannot resample from {from_rate} to {to_rate} Hz: a factor beyond {MAX_FACTOR}")
     divisor = math.gcd(from_rate, to_rate)
     up, down = to_rate // divisor, from_rate // divisor
-    rolloff, beta = 0.95, 9.0  # pass band up to 0.9 of Nyquist
+    rolloff, beta = 0.95, 9.0  # of the lower Nyquist: flat to 0.83, -6 dB at 0.95, -90 dB from 1.07 on
     cutoff = rolloff * min(1.0, up / down)  # as a fraction of the input's Nyquist frequency
     half = math.ceil(zeros / cutoff)
     if 2 * half * up > MAX_TABLE:
@@ -268,7 +285,7 @@ def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 def duration(path: str | Path) -> float:
     """A sound file's length in seconds, from its header; one whose header does not know is read."""
     try:
-        with open(path, "rb") as file:  # soundfile refuses names that are not UTF-8
+        with _File(path) as file:  # soundfile refuses names that are not UTF-8
             info = soundfile.info(file)
         if 0 < info.frames < UNKNOWN_FRAMES:
             return info.frames / info.samplerate

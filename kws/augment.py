@@ -18,6 +18,7 @@ class Augment:
 
     Args:
         onset_ms: a clip begins anywhere that leaves it in its window, or up to this much outside; None: in the middle.
+        lead_ms: background before a clip at least, where there is room for it: in a stream a word follows something.
         speed: range of factors on the speed (pitch moves with it).
         gain: range of the level added.
         noise_chance, noise_snr: background at a signal-to-noise ratio drawn from the range.
@@ -29,6 +30,7 @@ class Augment:
     """
 
     onset_ms: float | None = None
+    lead_ms: float = 0.0
     speed: tuple[float, float] = (1.0, 1.0)
     gain: tuple[float, float] = (0.0, 0.0)
     noise_chance: float = 0.0
@@ -55,8 +57,8 @@ class Augment:
         """The sample at which a clip begins in a window that is `room` samples longer; negative where it is cut."""
         if self.onset_ms is None:
             return room // 2
-        outside = round(self.onset_ms * rate / 1000)
-        return int(rng.integers(min(0, room) - outside, max(0, room) + outside + 1))
+        outside, lead = round(self.onset_ms * rate / 1000), round(self.lead_ms * rate / 1000)
+        return int(rng.integers(min(lead, room) - outside, room + outside + 1))
 
     def filter(self, wave: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
         """Room and equalisation of a window (n,); length and level stay."""

@@ -9,8 +9,12 @@ from kws.streaming import Chain, Stream
 
 
 class GhostModule(nn.Module):
-    """Intrinsic maps by a pointwise convolution, their ghosts by a depthwise one, concatenated (Han et al. 2020,
-    arXiv:1911.11907, figure 2b, s = 2): (batch, c_in, F, T) to (batch, c_out, F, T)."""
+    """Intrinsic maps by a pointwise convolution and their ghosts by a depthwise one (Han et al. 2020, arXiv:1911.11907,
+    figure 2b, s = 2): (batch, c_in, F, T) to (batch, c_out, F, T).
+
+    Each ghost stands beside its original, not after all of them, so that the first channels of a narrower module are
+    those of a wider one and `init_from` can carry them over.
+    """
 
     def __init__(self, c_in, c_out, kernel, dilation=1, act="relu"):
         super().__init__()
@@ -21,7 +25,8 @@ class GhostModule(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         intrinsic = self.primary(x, stream)
-        return torch.cat([intrinsic, self.cheap(intrinsic, stream)], dim=1)[:, : self.c_out]
+        both = torch.stack([intrinsic, self.cheap(intrinsic, stream)], dim=2)
+        return both.flatten(1, 2)[:, : self.c_out]
 
 
 class DfcAttention(nn.Module):

@@ -1,5 +1,6 @@
 """Clips to waves of one length: reading, placing, changing. What a worker process does."""
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -56,6 +57,18 @@ class ClipDataset(Dataset):
         masks = self.augment.masks(n_frames, dim, shift, rng)
         return {"wave": torch.from_numpy(wave), "label": self.labels[clip.label], "masks": torch.from_numpy(masks)}
 
+    def collate(self, items: list) -> dict[str, torch.Tensor] | audio.AudioError:
+        """A batch of items, or the first error among them. No items (a process without a share of a short batch) give
+        tensors of batch 0."""
+        for item in items:
+            if isinstance(item, audio.AudioError):
+                return item
+        if not items:
+            masks = len(self.augment.masks(*self.frames[1:], self.frames[0], np.random.default_rng(0)))
+            empty = {"wave": torch.zeros(0, self.window), "label": torch.zeros(0, dtype=torch.long)}
+            return empty | {"masks": torch.zeros(0, masks, 3, dtype=torch.long)}
+        return {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
+
     def _word(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         wave = self.augment.shape(self._read(clip), rng)
         speech = level(wave)
@@ -108,14 +121,6 @@ def _stretch(wave: np.ndarray, clip: Clip, rate: int) -> np.ndarray:
     return part
 
 
-def collate(items: list) -> dict[str, torch.Tensor] | audio.AudioError:
-    """A batch of items, or the first error among them."""
-    for item in items:
-        if isinstance(item, audio.AudioError):
-            return item
-    return {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
-
-
 class Batches(Sampler):
     """Lists of (epoch, index), one a batch, from a position to the end of training.
 
@@ -158,7 +163,17 @@ def load(dataset: ClipDataset, batches, workers: int) -> Iterator[dict[str, torc
     Raises:
         KwsError: a file that cannot be used, by name.
     """
-    for batch in DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate):
+    loader = DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=dataset.collate, worker_init_fn=_leave_signals,
+        prefetch_factor=4 if workers else None,
+    )  # fmt: skip
+    for batch in loader:
         if isinstance(batch, audio.AudioError):
             raise KwsError(str(batch))
         yield batch
+
+
+def _leave_signals(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; only the one that saves acts on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

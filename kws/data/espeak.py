@@ -65,6 +65,14 @@ class Espeak:
         loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max(initial=1.0))
         return samples[loud[0] : loud[-1] + 1] if len(loud) else samples
 
+    def phonemes(self, text: str, accent: str) -> str:
+        """How `text` is pronounced, stress and pauses left out: equal for words that sound alike."""
+        self._library.espeak_SetVoiceByName(accent.encode())
+        self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        rest = ctypes.c_char_p(text.encode())
+        said = self._library.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, 0) or b""
+        return "".join(c for c in said.decode(errors="replace") if c not in "',_:; ")
+
 
 def engine() -> Espeak:
     global _engine

@@ -18,7 +18,7 @@ class Kaldi(Source):
     Args:
         root: the directory for all splits; or else
         train, validation, test: the directories of the splits, those that there are.
-        noise: background, as a folder of recordings or a JSONL manifest; cut by time into splits.
+        noise: background, a folder of recordings; cut by time into splits.
         words, unknown, silence, unknown_share, silence_share: see `Source`.
     """
 
@@ -26,10 +26,7 @@ class Kaldi(Source):
         self, root=None, train=None, validation=None, test=None, noise=None,
         words=None, unknown=None, silence=None, unknown_share=None, silence_share=0.1,
     ):  # fmt: skip
-        self.paths = split_paths("root", root, train=train, validation=validation, test=test)
-        self.where = ", ".join(
-            f"{path} ({split or 'split by a hash of the speaker'})" for split, path in self.paths.items()
-        )
+        self.paths, self.where = split_paths("root", root, train=train, validation=validation, test=test)
         self.background = noise
         super().__init__(words, unknown, silence, unknown_share, silence_share)
 
@@ -74,9 +71,7 @@ def read_directory(path: str | Path) -> list[tuple[Clip, str]]:
     sounds = {}
     for key, (sound, at) in read_table(path / "wav.scp").items():
         if sound.endswith("|"):
-            raise KwsError(
-                f"{at}: {key} is a pipe; pipes run programs, which is not done here: write its sound to files"
-            )
+            raise KwsError(f"{at}: {key} is a pipe: pipes run programs; not run here: write its sound to a file")
         if not sound:
             raise KwsError(f"{at}: {key} has no path")
         sounds[key] = sound
@@ -109,13 +104,11 @@ def _segment(key: str, row: str, at: str, sounds: dict[str, str]) -> tuple[str, 
     """(sound, start, end) of a line of segments; an end of -1 is the recording's, as in Kaldi."""
     try:
         recording, start, end = row.split()
-        start, end = float(start), float(end)
+        start, end = float(start), math.inf if float(end) == -1 else float(end)
     except ValueError:
-        raise KwsError(
-            f"{at}: expected '{key} <recording> <start> <end>' with times in seconds, found {row!r}"
-        ) from None
+        raise KwsError(f"{at}: expected '{key} <recording> <start> <end>' in seconds, found '{key} {row}'") from None
     if recording not in sounds:
         raise KwsError(f"{at}: {key} is of recording {recording}, which is not in wav.scp")
-    if not (0 <= start < (math.inf if end == -1 else end) < math.inf or (end == -1 and 0 <= start < math.inf)):
+    if not 0 <= start < end:
         raise KwsError(f"{at}: {key} is from {start} to {end} s; expected 0 <= start < end, or an end of -1")
-    return sounds[recording], start, None if end == -1 else end
+    return sounds[recording], start, None if end == math.inf else end

@@ -5,11 +5,10 @@ A source is one class with one yaml under `conf/data`. It lists clips; it reads 
 
 import functools
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from kws import audio
@@ -44,7 +43,7 @@ class Source:
         silence_share: clips of `_silence_` in a split, as a share of its clips of words.
     """
 
-    background: str | Path | None = None  # a folder of recordings, or a manifest
+    background: str | Path | None = None  # a folder of recordings
     where = "the source"  # what was read and how it was split, for errors
 
     def __init__(
@@ -64,7 +63,7 @@ class Source:
         self.unknown_share, self.silence_share = unknown_share, silence_share
         self._noise: dict[str, list[Clip]] = {}
         if words is None:
-            words = [word for word in self._spoken if word and not word.startswith("_")]
+            words = [word for word in self.spoken if word and not word.startswith("_")]
             if not words:
                 raise KwsError(f"no words found: {self._sought()}")
         self.words = check_labels(words, "data.words")
@@ -101,9 +100,18 @@ class Source:
     def noise(self, split: str) -> list[Clip]:
         """Recordings of background of a split, to add to clips; empty where the source has none."""
         if split not in self._noise:
-            found = [] if self.background is None else recordings(self.background)
-            self._noise[split] = [split_by_time(c.path, split, start=c.start, end=c.end) for c in found]
+            self._noise[split] = [split_by_time(c.path, split, start=c.start, end=c.end) for c in self.recordings()]
         return list(self._noise[split])
+
+    def recordings(self) -> list[Clip]:
+        """Recordings of background, each of which is cut by time into the splits."""
+        if self.background is None:
+            return []
+        if not os.path.isdir(self.background):
+            raise KwsError(f"{self.background}: expected a folder of recordings of background; there is none")
+        if not (names := sound_files(self.background)):
+            raise KwsError(f"{self.background}: no sound files; they end in {', '.join(sorted(audio.SUFFIXES))}")
+        return [Clip(os.path.join(self.background, name), SILENCE) for name in names]
 
     def listed(self) -> dict[str, list[Clip]]:
         """For each split all that the corpus holds, labelled with the words spoken, whether or not in `words`."""
@@ -114,22 +122,22 @@ class Source:
         return self.listed()
 
     @functools.cached_property
-    def _spoken(self) -> dict[str, None]:
+    def spoken(self) -> dict[str, None]:
         """All that is spoken in any split, in order of first appearance."""
         return dict.fromkeys(clip.label for split in SPLITS for clip in self._listed[split])
 
     def _has_others(self) -> bool:
-        return bool(self._spoken.keys() - {*self.words, SILENCE})
+        return bool(self.spoken.keys() - {*self.words, SILENCE})
 
     def _has_silence(self) -> bool:
-        return SILENCE in self._spoken or bool(self.noise("train"))
+        return SILENCE in self.spoken or bool(self.noise("train"))
 
     def _check(self, split: str) -> None:
         """Refuses an unknown split, and labels that no clip could ever teach."""
         if split not in SPLITS:
             raise KwsError(f"no split is called {split!r}: choose one of {', '.join(SPLITS)}")
-        if missing := [word for word in self.words if word not in self._spoken]:
-            raise KwsError(f"data.words: no clips of {', '.join(missing)}; there are of {_brief(self._spoken)}")
+        if missing := [word for word in self.words if word not in self.spoken]:
+            raise KwsError(f"data.words: no clips of {', '.join(missing)}; there are of {_brief(self.spoken)}")
         if UNKNOWN in self.labels and self.unknown_share != 0 and not self._has_others():
             raise KwsError("data.unknown=true, but there are clips of data.words only: say data.unknown=false")
         if SILENCE in self.labels and self.silence_share > 0 and not self._has_silence():
@@ -176,23 +184,15 @@ def subfolders(folder: str | Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def split_paths(key: str, whole: str | None, **parts: str | None) -> dict[str, str]:
-    """What a source is to read: the paths of the splits by name, or one path under "" that a hash is to split."""
+def split_paths(key: str, whole: str | None, **parts: str | None) -> tuple[dict[str, str], str]:
+    """What a source is to read: the paths of the splits by name, or one path under "" that a hash is to split; and
+    the same in words, for errors."""
     given = {split: str(path) for split, path in parts.items() if path is not None}
     if bool(given) == (whole is not None):
         raise KwsError(f"give either data.{key} or some of {', '.join(f'data.{split}' for split in parts)}")
-    return given or {"": str(whole)}
-
-
-def recordings(path: str | Path) -> list[Clip]:
-    """Recordings of background: the sound files of a folder, or the stretches of a manifest."""
-    if os.path.isdir(path):
-        found = [Clip(os.path.join(path, name), SILENCE) for name in sound_files(path)]
-    else:
-        found = read_manifest(path)
-    if not found:
-        raise KwsError(f"{path}: no recordings of background; sound files end in {', '.join(sorted(audio.SUFFIXES))}")
-    return found
+    if not given:
+        return {"": str(whole)}, f"{whole}, split by a hash of the speaker,"
+    return given, ", ".join(f"{path} ({split})" for split, path in given.items())
 
 
 def speaker_of(name: str) -> str:
@@ -248,44 +248,3 @@ def silence_clips(noise: list[Clip], count: int, seconds: float, split: str) -> 
             start = recording.start + i * room / max(per_recording - 1, 1)
             cuts.append(Clip(recording.path, SILENCE, start, min(start + seconds, recording.end)))
     return cuts[:count]
-
-
-def read_manifest(path: str | Path) -> list[Clip]:
-    """Clips of a JSONL file: one object a line with `path`, `label` and optionally `start`, `end` in seconds.
-
-    Relative paths are taken from the manifest's folder. A file or line that cannot be used is a KwsError.
-    """
-    path = Path(path)
-    clips = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
-    except OSError as error:
-        raise KwsError(f"{path}: the manifest cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise KwsError(f"{path}: the manifest is not UTF-8 text ({error})") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            start, end = float(row.get("start") or 0.0), row.get("end")
-            end = math.inf if end is None else float(end)
-            clip = Clip(str(path.parent / row["path"]), row["label"], start, None if end == math.inf else end)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise KwsError(
-                f'{path}, line {number}: expected {{"path": …, "label": …, "start": …, "end": …}} ({error!r})'
-            ) from None
-        if not 0 <= start < end or start == math.inf:
-            raise KwsError(f"{path}, line {number}: a clip from {start} to {end} s; expected 0 <= start < end")
-        check_labels([clip.label], f"{path}, line {number}")
-        clips.append(clip)
-    return clips
-
-
-def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
-    """Writes what `read_manifest` reads: paths inside the manifest's folder relative to it, others absolute."""
-    folder = os.path.abspath(Path(path).parent)
-    rows = [asdict(clip) for clip in clips]
-    for row in rows:
-        row["path"] = os.path.abspath(row["path"]).removeprefix(folder.rstrip(os.sep) + os.sep)
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

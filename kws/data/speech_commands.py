@@ -10,10 +10,9 @@ import urllib.request
 import zlib
 from pathlib import Path
 
-from tqdm import tqdm
-
 from kws.config import KwsError
 from kws.data.source import SPLITS, Clip, Source, hash_split, sound_files, speaker_of, subfolders
+from kws.progress import progress
 
 # SHA-256 as torchaudio's datasets/speechcommands.py has them
 ARCHIVES = {
@@ -26,15 +25,13 @@ ARCHIVES = {
         "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
     ),
 }
-TEN = "yes no up down left right on off stop go".split()
-NEW_IN_V2 = "backward follow forward learn visual".split()
-ALL = sorted(
-    TEN
-    + NEW_IN_V2
-    + "bed bird cat dog eight five four happy house marvin nine one seven sheila six three tree two wow zero".split()
-)
-FIFTEEN = "down go left right stop up forward backward zero one two three four five eight".split()
-# task: words, whether it has _unknown_ and _silence_, and its share of _unknown_ (None: all there are)
+TEN = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
+FIFTEEN = ["down", "go", "left", "right", "stop", "up", "forward", "backward"]
+FIFTEEN += ["zero", "one", "two", "three", "four", "five", "eight"]
+NEW_IN_V2 = ["backward", "follow", "forward", "learn", "visual"]
+REST = ["bed", "bird", "cat", "dog", "happy", "house", "marvin", "nine", "seven", "sheila", "six", "tree", "wow"]
+ALL = sorted({*TEN, *FIFTEEN, *NEW_IN_V2, *REST})
+# task: its words, whether it has _unknown_ and _silence_, its share of _unknown_ (None: all there are)
 TASKS = {"10": (TEN, False, 0.1), "12": (TEN, True, 0.1), "35": (ALL, False, 0.1), "sc15": (FIFTEEN, True, None)}
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 
@@ -49,8 +46,8 @@ class SpeechCommands(Source):
         version: "v1" (30 words) or "v2" (35): which archive is downloaded, and the words of task 35.
         task: 10 (ten words), 12 (and `_unknown_` and `_silence_`), 35 (every word) or sc15 (see data/README.md).
         words, unknown, silence: in place of the task's; None leaves them.
-        unknown_share, silence_share: see `Source`; "task" is the task's own, all of the other words for sc15 and a
-            tenth, as published, for 12.
+        unknown_share, silence_share: see `Source`; "task" is a tenth for 12, as published, and all of the other words
+            for sc15 and where `words` are given.
         download: fetch the archive where `root` is missing or empty.
         url, sha256: another archive of the same layout.
     """
@@ -68,6 +65,7 @@ class SpeechCommands(Source):
         self.root, self.download = Path(root), download
         self.url, self.sha256 = (url, sha256) if url else ARCHIVES[version]
         task_words, both, share = TASKS[str(task)]
+        share = share if words is None else None
         if version == "v1" and task_words is ALL:
             task_words = [word for word in ALL if word not in NEW_IN_V2]
         super().__init__(
@@ -93,8 +91,8 @@ class SpeechCommands(Source):
         """Downloads and unpacks the corpus where there is none yet."""
         if self._words():
             return
-        if self.root.exists() and not self.root.is_dir() or self.root.is_dir() and os.listdir(self.root):
-            found = sorted(os.listdir(self.root)) if self.root.is_dir() else "a file"
+        if self.root.exists() and (not self.root.is_dir() or os.listdir(self.root)):
+            found = ", ".join(sorted(os.listdir(self.root))[:20]) if self.root.is_dir() else "a file"
             raise KwsError(f"{self.root}: expected folders of words, found {found}: point data.root at the corpus")
         if not self.download:
             raise KwsError(f"{self.root}: no corpus there, and data.download=false: point data.root at it")
@@ -111,50 +109,41 @@ class SpeechCommands(Source):
     def listed(self) -> dict[str, list[Clip]]:
         if not self._words():
             raise KwsError(f"{self.root}: no folders of words there: point data.root at the corpus")
-        listed = {}
-        for split, name in LISTS.items():
-            if (self.root / name).is_file():
-                lines = (self.root / name).read_text(encoding="utf-8").splitlines()
-                listed |= {os.path.splitext(line.strip())[0]: split for line in lines} | {"": split}
+        lists = [(split, self.root / name) for split, name in LISTS.items() if (self.root / name).is_file()]
+        split_of = {}
+        for split, path in lists:
+            names = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            split_of |= {os.path.splitext(name.strip())[0]: split for name in names}
         clips = {split: [] for split in SPLITS}
         for word in self._words():
             for name in sound_files(self.root / word):
                 key = f"{word}/{os.path.splitext(name)[0]}"
-                split = listed.get(key, "train") if listed else hash_split(speaker_of(name))
+                split = split_of.get(key, "train") if lists else hash_split(speaker_of(name))
                 clips[split].append(Clip(f"{self.root}/{word}/{name}", word))
         return clips
 
 
-def fetch(url: str, archive: Path, sha256: str, attempts: int = 5) -> None:
+def fetch(url: str, archive: Path, sha256: str) -> None:
     """Downloads `url` to `archive`, going on from what an earlier attempt left in `archive`.part.
 
     Raises:
         KwsError: no connection, or the file that came is not the published one (it is named and removed).
     """
     part = archive.with_name(f"{archive.name}.part")
-    if not archive.exists():
-        print(f"downloading {url} to {archive}", flush=True)
-        for left in reversed(range(attempts)):
-            try:
-                if _fetch_rest(url, part):
-                    break
-                reason = "the connection ended early"
-            except (
-                urllib.error.URLError,
-                http.client.HTTPException,
-                ConnectionError,
-                TimeoutError,
-                ValueError,
-            ) as error:
-                reason = error
-            except OSError as error:
-                raise KwsError(f"{part}: cannot be written ({error.strerror})") from None
-            if not left or isinstance(reason, urllib.error.HTTPError | ValueError):
-                raise KwsError(
-                    f"{url} could not be downloaded ({reason}). Run again to go on from {part}; or, without a network, "
-                    f"download it elsewhere, unpack it into a folder and say data.root=FOLDER"
-                )
-        os.replace(part, archive)
+    whole = archive.exists()
+    while not whole:
+        have = _size(part)
+        try:
+            whole, reason = _fetch_rest(url, part), "the connection ended early"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = error
+        if not whole and _size(part) <= have:
+            raise KwsError(
+                f"{url} could not be downloaded to {part} ({reason}). Run again to go on from there; or, without a "
+                f"network, download it elsewhere, unpack it into a folder and say data.root=FOLDER"
+            )
+        if whole:
+            os.replace(part, archive)
     with open(archive, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
@@ -166,20 +155,20 @@ def fetch(url: str, archive: Path, sha256: str, attempts: int = 5) -> None:
 
 def _fetch_rest(url: str, part: Path) -> bool:
     """One connection's worth of `url` onto the end of `part`; whether the file is now whole."""
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=30)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing after what is there: whole, or not this file, as the checksum will say
-            return True
+        if error.code == 416 and have:
+            return True  # nothing comes after what is there; whether it is the file, the checksum says
         raise
     with response:
         if response.status != 206:  # a server that knows no ranges sends all of it again
             have = 0
         rest = response.headers.get("Content-Length")
         total = have + int(rest) if rest else None
-        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None)
+        bar = progress(total=total, initial=have, unit="B", unit_scale=True, desc=f"downloading {part.stem}")
         with open(part, "ab" if have else "wb") as file, bar:
             while block := response.read(1 << 16):
                 file.write(block)
@@ -187,14 +176,22 @@ def _fetch_rest(url: str, part: Path) -> bool:
             return total is None or file.tell() >= total
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def unpack(archive: Path, folder: Path) -> None:
     """Unpacks a tar archive into `folder`, which appears only when it is whole; nothing is written outside it."""
+    if not hasattr(tarfile, "data_filter"):
+        raise KwsError(
+            f"{archive}: Python 3.11.4 or newer is needed to unpack it safely: unpack it into {folder} by hand"
+        )
     partial = folder.with_name(f"{folder.name}.unpacking")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
         with tarfile.open(archive) as tar:
-            for member in tqdm(tar, unit=" files", desc=f"unpacking {archive.name}", disable=None):
+            for member in progress(tar, unit=" files", desc=f"unpacking {archive.name}"):
                 tar.extract(member, partial, filter="data")
         os.replace(partial, folder)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:

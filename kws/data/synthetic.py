@@ -45,7 +45,7 @@ class Synthetic(Source):
 
     Args:
         words: what to spot; a phrase is a word with spaces.
-        other_words: what `_unknown_` says; those among `words` are left out.
+        other_words: what `_unknown_` says; those among `words`, or that sound like one, are left out.
         accents: espeak-ng languages, `kept_accent` beside them.
         rate, pitch: ranges in words per minute and in espeak's 0 to 99.
         kept_rate, kept_pitch: bands inside these for validation and test alone.
@@ -67,12 +67,16 @@ class Synthetic(Source):
         self.other_words = [w for w in check_labels(other_words, "data.other_words") if w not in self.words]
         if unknown and len(self.other_words) < 8:
             raise KwsError(f"data.other_words: {len(self.other_words)} words left for _unknown_; at least 8 are needed")
-        self.cache = Path(cache) / f"{sample_rate}"
+        self.cache = Path(cache) / f"{int(sample_rate)}"
         self.accents, self.kept_accent = list(accents), kept_accent
         self.rate, self.kept_rate, self.pitch, self.kept_pitch = rate, kept_rate, pitch, kept_pitch
         self.counts = {"train": per_word, "validation": per_word_evaluation, "test": per_word_evaluation}
         self.unknown_share, self.silence_share = unknown_share, silence_share
-        self.noise_seconds, self.sample_rate, self.workers, self.seed = noise_seconds, sample_rate, workers, seed
+        self.noise_seconds, self.sample_rate, self.workers, self.seed = noise_seconds, int(sample_rate), workers, seed
+
+    @property
+    def spoken(self) -> dict[str, None]:
+        return dict.fromkeys([*self.words, *self.other_words])
 
     def prepare(self) -> None:
         wanted = {u.path(self.cache): u for split in SPLITS for _, u in self._utterances(split)}
@@ -108,13 +112,37 @@ class Synthetic(Source):
             out += [(word, u) for u in self._say(word, split, self.counts[split])]
         if UNKNOWN in self.labels:
             count = round(self.unknown_share * self.counts[split] * len(self.words))
-            others = sorted(self.other_words, key=lambda w: hashlib.sha1(w.encode()).hexdigest())
-            tested = max(2, len(others) // 4)  # these are spoken in the test alone
-            others = others[:tested] if split == "test" else others[tested:]
+            others = self._others(split)
             for i, word in enumerate(others):
                 share = count // len(others) + (i < count % len(others))
                 out += [(UNKNOWN, u) for u in self._say(word, split, share)]
         return out
+
+    def _others(self, split: str) -> list[str]:
+        """What `_unknown_` says in a split. A quarter of the words is kept for the test; for training as many blends
+        are added, the beginning of one word and the end of another, words to spot among them: what sounds alike but
+        is not the word."""
+        spoken = {self._sound(word) for word in self.words}
+        others = [word for word in self.other_words if self._sound(word) not in spoken]
+        others.sort(key=lambda word: hashlib.sha1(word.encode()).hexdigest())
+        tested, others = others[: len(others) // 4], others[len(others) // 4 :]
+        if split == "test":
+            return tested
+        spoken |= {self._sound(word) for word in tested}
+        others = [word for word in others if self._sound(word) not in spoken]
+        if split == "validation":
+            return others
+        rng, blends = np.random.default_rng(self.seed), {}
+        for _ in range(20 * len(others)):
+            first = self.words if rng.random() < 0.4 else others
+            head, tail = first[rng.integers(len(first))], others[rng.integers(len(others))]
+            blend = head[: -(-len(head) // 2)] + tail[len(tail) // 2 :]
+            if len(blends) < len(others) and self._sound(blend) not in spoken:
+                blends[blend] = None
+        return others + list(blends)
+
+    def _sound(self, text: str) -> str:
+        return _phonemes(text, self.accents[0])
 
     def _say(self, word: str, split: str, count: int) -> list[_Utterance]:
         digest = hashlib.sha1(f"{self.seed}/{split}/{word}".encode()).digest()
@@ -176,6 +204,11 @@ class Synthetic(Source):
                 sound[position : position + len(spoken)] += spoken
                 position += len(spoken) + 1
         return sound
+
+
+@functools.cache
+def _phonemes(text: str, accent: str) -> str:
+    return engine().phonemes(text, accent)
 
 
 @functools.cache

@@ -33,10 +33,13 @@ class AcousticModel(nn.Module):
         self.mean.copy_(frames.mean(dim=0))
         self.std.copy_(frames.std(dim=0).clamp(min=1e-3))
 
-    def _logits(self, frames: Tensor, stream: Stream | None) -> Tensor:
+    def _embed(self, frames: Tensor, stream: Stream | None) -> Tensor:
+        """Frames (batch, frames, dim) to the blocks' output (batch, channels, bands, steps)."""
         x = ((frames - self.mean) / self.std).clamp(-CLIP, CLIP).transpose(1, 2)
-        x = x[:, None] if self.planar else x[:, :, None]
-        x = self.pool(self.blocks(x, stream), stream)
+        return self.blocks(x[:, None] if self.planar else x[:, :, None], stream)
+
+    def _logits(self, frames: Tensor, stream: Stream | None) -> Tensor:
+        x = self.pool(self._embed(frames, stream), stream)
         return self.classifier(self.dropout(x[:, :, 0].transpose(1, 2)))
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -62,9 +65,16 @@ class AcousticModel(nn.Module):
         return logits, {"input": pending, **stream.finish()}
 
     def clip_logits(self, frames: Tensor, n_frames: Tensor | None = None) -> Tensor:
-        """One answer a clip (batch, classes): the logits of its last step, of `n_frames` (batch,) valid frames."""
-        logits = self(frames)
+        """One answer a clip (batch, classes): the logits of its last step, of `n_frames` (batch,) valid frames.
+
+        What `forward` gives there, without the steps before.
+        """
+        x = self._embed(frames, None).mean(dim=2)
         if n_frames is None:
-            return logits[:, -1]
-        last = (n_frames.to(logits.device) // self.stride - 1).clamp(min=0)
-        return logits[torch.arange(len(logits), device=logits.device), last]
+            x = x[:, :, -self.pool.window :].mean(dim=2)
+        else:
+            end = (n_frames.to(x.device) // self.stride).clamp(min=1)[:, None]
+            step = torch.arange(x.shape[2], device=x.device)
+            inside = ((step < end) & (step >= end - self.pool.window)).to(x.dtype)
+            x = (x * inside[:, None]).sum(dim=2) / inside.sum(dim=1, keepdim=True)
+        return self.classifier(self.dropout(x))

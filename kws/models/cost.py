@@ -16,12 +16,16 @@ class Cost:
     state_bytes: int  # of one stream
     step_ms: float  # from one answer to the next
 
-    def __str__(self) -> str:
-        return (
-            f"parameters {self.parameters:,} | {self.macs_per_second / 1e6:.2f}M multiply-accumulates per second of audio"
-            f" | receptive field {self.receptive_field_ms:.0f} ms | state {self.state_bytes:,} bytes"
-            f" | a step every {self.step_ms:g} ms"
-        )
+    def table(self) -> str:
+        rows = {
+            "parameters": f"{self.parameters:,}",
+            "multiply-accumulates per second of audio": f"{self.macs_per_second / 1e6:.2f}M",
+            "receptive field": f"{self.receptive_field_ms:g} ms",
+            "state of a stream": f"{self.state_bytes:,} bytes",
+            "an answer every": f"{self.step_ms:g} ms",
+        }
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {value:>14}" for name, value in rows.items())
 
 
 def cost(model: AcousticModel, shift_ms: float = 10.0, length_ms: float = 25.0) -> Cost:

@@ -1,0 +1,1 @@
+"""Data sets: where clips come from, and how they become batches."""

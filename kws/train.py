@@ -1,0 +1,65 @@
+"""Trains a keyword spotter.
+
+    python -m kws.train model=ghost                                 ten words that a synthesiser speaks
+    python -m kws.train 'data.words=[hey aurora]'                   a word of your own, from its text
+    python -m kws.train data=folder data.root=my_words              one folder of recordings a word
+    python -m kws.train experiment=sc15 data.root=speech_commands   a published task
+    torchrun --nproc-per-node 2 -m kws.train model=ghost            two processes
+
+The run lands in runs/<name>: best.pt, last.pt, metrics.jsonl, curves.png, confusion.png, tensorboard. The same command
+goes on with a run that was stopped; resume=never starts afresh, resume=PATH takes another checkpoint. init_from=PATH
+begins with the weights of any checkpoint, as far as they fit.
+
+Exit codes: 0 finished, 2 a mistake that the message names, 130 and 143 stopped by Ctrl-C or SIGTERM, with all saved.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from kws import plots
+from kws.audio import AudioError
+from kws.config import KwsError, command
+from kws.metrics import accuracy, wilson_interval
+from kws.training import checkpoint, distributed
+from kws.training.evaluation import evaluate
+from kws.training.trainer import Stopped, Trainer, say
+
+
+@command("train")
+def main(cfg: DictConfig) -> float:
+    folder = Path(cfg.runs) / cfg.name
+    try:
+        return train(cfg, folder)
+    except Stopped as stop:
+        say(f"stopped; {folder / checkpoint.LAST} holds everything. The same command goes on from there.")
+        raise SystemExit(stop.code) from None
+    except AudioError as error:
+        raise KwsError(str(error)) from None
+    finally:
+        distributed.stop()
+
+
+def train(cfg: DictConfig, folder: Path) -> float:
+    """Runs the training in `folder`. Returns the best validation accuracy (what a sweep optimises)."""
+    trainer = Trainer(cfg, folder)
+    best = trainer.run()
+    path = folder / checkpoint.BEST
+    saved = checkpoint.load(path, trainer.device)
+    model = trainer.model
+    model.load_state_dict(saved["ema"] or saved["model"])
+    result = evaluate(model, trainer.extractor, trainer.data["validation"], cfg.train.batch_size)
+    if distributed.is_first():
+        low, high = wilson_interval(int(result.matrix.trace()), int(result.matrix.sum()))
+        share = accuracy(result.matrix)
+        title = f"{cfg.name}: {100 * share:.1f} % of {result.matrix.sum()} validation clips"
+        plots.confusion(result.matrix, trainer.labels, folder / "confusion.png", title)
+        say(f"best: epoch {best['epoch']}, validation {100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f})")
+        say(f"pictures: {folder}/curves.png, {folder}/confusion.png")
+        say(f"listen:   python -m kws.listen checkpoint={path}")
+        say(f"evaluate: python -m kws.evaluate checkpoint={path} split=test")
+    return best["validation_accuracy"]
+
+
+if __name__ == "__main__":
+    main()

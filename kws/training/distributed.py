@@ -1,0 +1,61 @@
+"""Several processes that train one model: `torchrun --nproc-per-node N -m kws.train …`.
+
+Each process takes its share of every global batch, and gradients are summed, so the arithmetic is that of one process.
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def start(device: str) -> tuple[int, int]:
+    """Joins the other processes if torchrun started us. Returns this one's rank and their number."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def running() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def is_first() -> bool:
+    return not running() or dist.get_rank() == 0
+
+
+def barrier() -> None:
+    if running():
+        dist.barrier()
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes."""
+    if running():
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def any_process(flag: bool) -> bool:
+    """Whether any process raised a flag; each gets the same answer."""
+    return bool(total(torch.tensor(int(flag)))) if running() else flag
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Replaces every gradient by its sum over the processes, in one message."""
+    if not running():
+        return
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    for parameter, part in zip(model.parameters(), flat.split([g.numel() for g in gradients]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def stop() -> None:
+    if running():
+        dist.destroy_process_group()

@@ -1,0 +1,44 @@
+"""How well a model answers a set of clips."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kws import losses
+from kws.data.dataset import ClipDataset, load
+from kws.metrics import confusion_matrix
+from kws.progress import progress
+from kws.training import distributed
+
+
+@dataclass
+class Result:
+    loss: float
+    matrix: np.ndarray  # (labels, labels) counts: said, heard
+    predicted: np.ndarray  # (clips,) label indices, in the clips' order (this process's share)
+    clips_per_second: float
+
+
+@torch.no_grad()
+def evaluate(model, extractor, data: ClipDataset, batch_size: int = 64, workers: int = 0, show: bool = False) -> Result:
+    """Answers every clip of `data` once. With several processes each answers its share, and figures are those of all."""
+    rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed.running() else (0, 1)
+    indices = list(range(rank, len(data), world))
+    batches = [[(0, i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
+    training, device = model.training, model.mean.device
+    model.eval()
+    loss, truth, predicted, started = 0.0, [], [], time.perf_counter()
+    n = len(data.labels)
+    for batch in progress(load(data, batches, workers), total=len(batches), desc="evaluating", unit="batch", disable=not show):
+        frames, _ = extractor.stream(batch["wave"].to(device), flush=True)
+        logits, labels = model.clip_logits(frames), batch["label"].to(device)
+        loss += losses.cross_entropy(logits, losses.targets(labels, n)).sum().item()
+        truth += labels.tolist()
+        predicted += logits.argmax(dim=1).tolist()
+    model.train(training)
+    seconds = time.perf_counter() - started
+    matrix = distributed.total(torch.from_numpy(confusion_matrix(truth, predicted, n))).numpy()
+    loss = distributed.total(torch.tensor(loss, dtype=torch.float64)).item() / max(1, int(matrix.sum()))
+    return Result(loss, matrix, np.array(predicted), len(predicted) / max(seconds, 1e-9))

@@ -1,0 +1,417 @@
+"""The training loop: batches in, checkpoints and figures out, from wherever it last stood."""
+
+import copy
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from kws import losses, plots
+from kws.config import KwsError
+from kws.data.dataset import Batches, ClipDataset, load
+from kws.data.source import Source
+from kws.features import describe, make_options, n_frames
+from kws.features.extractor import FeatureExtractor
+from kws.metrics import accuracy
+from kws.models.cost import cost
+from kws.progress import progress
+from kws.training import checkpoint, distributed
+from kws.training.evaluation import evaluate
+
+# Settings that change how a run is carried out and not what it computes.
+HOW = ("resume", "train.workers", "train.threads", "train.device", "train.checkpoint_every", "name", "hydra")
+
+
+class Stopped(Exception):
+    """Training was asked to stop and has saved; carries the exit code."""
+
+    def __init__(self, code: int):
+        super().__init__(f"stopped by signal {code - 128}")
+        self.code = code
+
+
+def say(text: str) -> None:
+    """A line for whoever started the run; said by the first process only."""
+    if distributed.is_first():
+        print(text, flush=True)
+
+
+class Trainer:
+    """A run in `folder` by `cfg` (see conf/train.yaml). `run()` trains to the end and returns the best figures."""
+
+    def __init__(self, cfg: DictConfig, folder: Path):
+        self.cfg, self.folder = cfg, folder
+        self.device = pick_device(cfg.train.device)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(cfg.train.threads or max(1, cores - cfg.train.workers))
+        self.rank, self.world = distributed.start(self.device)
+        if self.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.source: Source = instantiate(cfg.data, _convert_="all")
+        self.labels = self.source.labels
+        options = make_options(**cfg.features)
+        self.options = describe(options)
+        self.extractor = FeatureExtractor(options).to(self.device)
+        if self.rank == 0:
+            self.source.prepare()
+        distributed.barrier()
+        window = cfg.train.window_ms
+        frames = n_frames(round(options.sample_frequency * window / 1000), options)
+        self.data = {}
+        for split in ("train", "validation"):
+            augment = instantiate(cfg.augment, _convert_="all") if split == "train" else instantiate({"_target_": "kws.augment.Augment"})
+            self.data[split] = ClipDataset(
+                self.source.clips(split), self.labels, int(options.sample_frequency), window, augment,
+                self.source.noise(split), seed=cfg.seed, shift_ms=options.frame_shift, n_frames=frames, dim=options.dim,
+            )  # fmt: skip
+            if not len(self.data[split]):
+                raise KwsError(f"data has no {split} clips")
+        torch.manual_seed(cfg.seed)
+        self.model = instantiate(
+            cfg.model, n_features=options.dim, n_classes=len(self.labels), shift_ms=options.frame_shift
+        ).to(self.device)
+        self.ema = copy.deepcopy(self.model) if cfg.train.ema else None
+        n, batch = len(self.data["train"]), cfg.train.batch_size
+        self.per_epoch = -(-n // batch)
+        self.total_steps = self.per_epoch * cfg.train.epochs
+        self.optimizer = instantiate(cfg.optim.optimizer)(self.model.parameters())
+        self.schedule = instantiate(cfg.optim.schedule)(self.optimizer, self.total_steps)
+        self.step, self.best, self.waited, self.signal = 0, {}, 0, None
+        self.saved_at = time.monotonic()
+
+    # ---- where a run begins -------------------------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        """Resumes, fits another checkpoint's weights, or starts fresh. False if the run is already finished."""
+        origin, last = self.cfg.resume["from"], self.folder / checkpoint.LAST
+        if origin == "never" and self.rank == 0:
+            for name in (checkpoint.LAST, checkpoint.BEST, "metrics.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
+        distributed.barrier()
+        path = last if origin in ("auto", "never") else Path(origin)
+        if origin not in ("auto", "never") and not path.exists():
+            raise KwsError(f"resume={origin}: no such checkpoint; resume takes auto, never or a path")
+        if path.is_dir():
+            path = path / checkpoint.LAST
+        if path.exists():
+            return self._resume(checkpoint.load(path, self.device), path)
+        self._normalise()
+        if self.cfg.init_from:
+            saved = checkpoint.load(self.cfg.init_from, self.device)
+            report = checkpoint.fit(
+                saved["ema"] or saved["model"], self.model, saved["labels"], self.labels, self.cfg.init_overlap
+            )
+            say(f"init_from={self.cfg.init_from}: {report}")
+            if self.cfg.init_names or report.reset:
+                say(report.names())
+            if self.ema is not None:
+                self.ema.load_state_dict(self.model.state_dict())
+        return True
+
+    def _normalise(self) -> None:
+        """Mean and deviation of the frames of the first training batches, as augmentation leaves them."""
+        n = min(len(self.data["train"]), 1024)
+        batches = Batches(len(self.data["train"]), min(n, 128), (0, 1), self.cfg.seed)
+        chosen = [batch for batch, _ in zip(batches, range(-(-n // 128)), strict=False)]
+        frames = [self.extractor.stream(b["wave"].to(self.device), flush=True)[0].flatten(0, 1)
+                  for b in load(self.data["train"], chosen, 0)]  # fmt: skip
+        for model in (self.model, self.ema):
+            if model is not None:
+                model.normalise_by(torch.cat(frames))
+
+    def _resume(self, saved: dict, path: Path) -> bool:
+        differences = config_differences(saved["config"], self.plain_config())
+        position, labels = saved["position"], saved["labels"]
+        if position["finished"] and position["step"] >= self.total_steps or position["finished"] == "early":
+            say(f"{path}: this run is finished ({position['step']} steps). Start another with name=…, or resume=never.")
+            if differences:
+                say("  not taken up, as the run is finished: " + "; ".join(differences))
+            return False
+        try:
+            report = checkpoint.fit(saved["model"], self.model, labels, self.labels)
+        except KwsError as error:
+            raise KwsError(f"resume from {path}: {error}; resume=never starts fresh") from None
+        if report.changed and self.cfg.resume.strict:
+            raise KwsError(f"resume from {path}: the model changed, and resume.strict=true\n{report.names()}")
+        if self.ema is not None:
+            checkpoint.fit(saved["ema"] or saved["model"], self.ema, labels, self.labels)
+            for ours, theirs in zip(self.ema.state_dict().items(), self.model.state_dict().values(), strict=True):
+                if ours[0] in report.reset + report.new:
+                    ours[1].copy_(theirs)
+        dropped = checkpoint.restore_optimizer(self.optimizer, self.model, saved["optimizer"], set(report.kept))
+        self.step, self.best, self.waited = position["step"], saved["best"], position["waited"]
+        if position["per_epoch"] != self.per_epoch:  # other data or another batch size: the epoch begins anew
+            self.step = position["step"] // position["per_epoch"] * self.per_epoch
+            say(f"an epoch has {self.per_epoch} batches instead of {position['per_epoch']}: it begins anew")
+        self.schedule.load_state_dict({**saved["schedule"], "last_epoch": self.step})
+        if differences:
+            say("changed since then: " + "; ".join(differences))
+        if report.changed:
+            say(f"the model changed: {report}; {len(dropped)} tensors begin without optimiser state")
+            say(report.names())
+            self.best = {}
+        say(f"resuming {path} at epoch {self.step / self.per_epoch:.2f} of {self.cfg.train.epochs}, step {self.step}")
+        return True
+
+    # ---- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> dict:
+        """Trains to the end.
+
+        Raises:
+            Stopped: Ctrl-C or SIGTERM; the checkpoint is written.
+            KwsError: a loss that is no number, with its batch.
+        """
+        if not self.begin():
+            return self.best
+        c = self.cfg.train
+        say(cost(self.model, self.options["frame_shift"], self.options["frame_length"]).table())
+        say(
+            f"{len(self.data['train'])} training clips, {len(self.data['validation'])} for validation, "
+            f"{len(self.labels)} labels: {' '.join(self.labels)}"
+        )
+        self._open_logs()
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        epoch, first = divmod(self.step, self.per_epoch)
+        balance = [self.data["train"].labels[clip.label] for clip in self.data["train"].clips] if c.balance else None
+        batches = Batches(
+            len(self.data["train"]), c.batch_size, (epoch, c.epochs), self.cfg.seed, first,
+            None if balance is None else np.array(balance), self.rank, self.world,
+        )  # fmt: skip
+        early = False
+        try:
+            stream = load(self.data["train"], batches, c.workers)
+            while self.step < self.total_steps and not early:
+                self._epoch(stream)
+                if self.step % self.per_epoch == 0:
+                    early = self._validate()
+            finished = "early" if early else True
+            self._save(checkpoint.LAST, finished)
+        finally:
+            for s, handler in handlers.items():
+                signal.signal(s, handler)
+            self._close_logs()
+        return self.best
+
+    def _epoch(self, stream) -> None:
+        epoch, done = divmod(self.step, self.per_epoch)
+        self.model.train()
+        clips = correct = loss_sum = 0
+        bar = progress(
+            total=self.per_epoch, initial=done, unit="batch", desc=f"epoch {epoch + 1}/{self.cfg.train.epochs}",
+            leave=False, disable=self.rank != 0,
+        )  # fmt: skip
+        with bar:
+            for batch in stream:
+                loss, hits, count = self._train_step(batch)
+                loss_sum, clips, correct = loss_sum + loss * count, clips + count, correct + hits
+                bar.update()
+                bar.set_postfix(loss=f"{loss_sum / clips:.3f}", acc=f"{100 * correct / clips:.1f}%", refresh=False)
+                if distributed.any_process(self.signal is not None):
+                    self._save(checkpoint.LAST)
+                    raise Stopped(128 + (self.signal or signal.SIGTERM))
+                if self._checkpoint_due():
+                    self._save(checkpoint.LAST)
+                if self.step % self.per_epoch == 0:
+                    return
+
+    def _train_step(self, batch: dict[str, Tensor]) -> tuple[float, int, int]:
+        """One update. Returns loss, clips answered rightly and clips, of the global batch."""
+        c = self.cfg.train
+        # dropout and mixup are functions of (seed, step, process): nothing to remember between steps
+        torch.manual_seed(np.random.SeedSequence([self.cfg.seed, self.step, self.rank]).generate_state(1)[0].item())
+        waves, labels = batch["wave"].to(self.device), batch["label"].to(self.device)
+        count = distributed.total(torch.tensor(len(labels))).item()
+        with torch.no_grad():
+            frames, _ = self.extractor.stream(waves, flush=True)
+            frames = mask(frames, batch["masks"].to(self.device), self.model.mean)
+            target = losses.targets(labels, len(self.labels), c.label_smoothing)
+            if c.mixup > 0 and len(labels) > 1:
+                share = float(np.random.default_rng([self.cfg.seed, self.step, 1]).beta(c.mixup, c.mixup))
+                other = torch.randperm(len(labels)).to(self.device)
+                frames = share * frames + (1 - share) * frames[other]
+                target = share * target + (1 - share) * target[other]
+        with torch.autocast(self.device, torch.bfloat16, enabled=c.precision == "bf16"):
+            logits = self.model.clip_logits(frames)
+        loss = losses.cross_entropy(logits, target).sum() / count
+        self.optimizer.zero_grad()
+        loss.backward()
+        distributed.sum_gradients(self.model)
+        if c.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
+        hits = (logits.argmax(dim=1) == labels).sum()
+        figures = distributed.total(torch.stack([loss.detach().double().cpu(), hits.double().cpu()]))
+        value, hits = figures[0].item(), int(figures[1])
+        if not math.isfinite(value):
+            epoch, index = divmod(self.step, self.per_epoch)
+            raise KwsError(
+                f"the loss is {value} at step {self.step} (epoch {epoch + 1}, batch {index + 1} of {self.per_epoch}):"
+                f" {self._batch_paths(epoch, index)}. Lower optim.optimizer.lr or look at these files;"
+                f" {self.folder / checkpoint.LAST} holds the last good state"
+            )
+        rate = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        if self.ema is not None:
+            update_ema(self.ema, self.model, min(c.ema, self.step / (self.step + 10)))
+        self._log({"step": self.step, "epoch": (self.step - 1) // self.per_epoch + 1, "loss": value, "lr": rate})
+        return value, hits, count
+
+    def _batch_paths(self, epoch: int, index: int) -> str:
+        sampler = Batches(len(self.data["train"]), self.cfg.train.batch_size, (epoch, epoch + 1), self.cfg.seed, index)
+        clips = [self.data["train"].clips[i].path for _, i in next(iter(sampler))]
+        return ", ".join(clips[:4]) + (f" and {len(clips) - 4} more" if len(clips) > 4 else "")
+
+    def _validate(self) -> bool:
+        """Figures after an epoch; keeps the best. Returns whether patience has run out."""
+        c, model = self.cfg.train, self.ema or self.model
+        result = evaluate(model, self.extractor, self.data["validation"], c.batch_size, min(c.workers, 1))
+        epoch = self.step // self.per_epoch
+        row = {"step": self.step, "epoch": epoch, "validation_loss": result.loss, "validation_accuracy": accuracy(result.matrix)}
+        self._log(row)
+        better = not self.best or row["validation_accuracy"] >= self.best["validation_accuracy"]
+        self.waited = 0 if better else self.waited + 1
+        if better:
+            self.best = row
+            self._save(checkpoint.BEST)
+        rate = (time.monotonic() - self.started) / max(1, self.step - self.first_step) * self.per_epoch
+        say(
+            f"epoch {epoch}/{c.epochs}: validation {100 * row['validation_accuracy']:.2f} %, loss {result.loss:.3f}"
+            f"{' (best)' if better else ''}, {rate:.1f} s an epoch"
+        )
+        return bool(c.patience) and self.waited >= c.patience
+
+    # ---- what is written ----------------------------------------------------------------------------------------
+
+    def plain_config(self) -> dict:
+        return OmegaConf.to_container(self.cfg, resolve=True)
+
+    def _save(self, name: str, finished: bool | str = False) -> None:
+        if self.rank == 0:
+            if self.log is not None:
+                self.log.flush()
+            position = {
+                "step": self.step, "per_epoch": self.per_epoch, "waited": self.waited, "finished": finished,
+            }  # fmt: skip
+            content = {
+                "model": self.model.state_dict(), "ema": self.ema.state_dict() if self.ema else None,
+                "optimizer": checkpoint.optimizer_state(self.optimizer, self.model),
+                "schedule": self.schedule.state_dict(), "position": position, "best": self.best, "seed": self.cfg.seed,
+                "config": self.plain_config(), "labels": self.labels, "features": self.options,
+            }  # fmt: skip
+            content["schedule"].pop("lr_lambdas", None)
+            checkpoint.save(self.folder / name, content)
+        self.saved_at = time.monotonic()
+
+    def _checkpoint_due(self) -> bool:
+        every = self.cfg.train.checkpoint_every
+        return self.step % every == 0 if every else self.step % self.per_epoch == 0
+
+    def _open_logs(self) -> None:
+        """Drops what a killed run logged beyond its checkpoint, so that each step stands once."""
+        self.log = self.board = None
+        self.started, self.first_step = time.monotonic(), self.step
+        if self.rank != 0:
+            return
+        path, temporary = self.folder / "metrics.jsonl", self.folder / ".metrics.jsonl.tmp"
+        with temporary.open("w") as kept:
+            for row in read_log(path):
+                if row["step"] <= self.step:
+                    kept.write(json.dumps(row) + "\n")
+        temporary.replace(path)
+        self.log = path.open("a")
+        (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(self.cfg, resolve=True))
+        if self.cfg.train.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
+
+    def _log(self, row: dict) -> None:
+        if self.log is None:
+            return
+        self.log.write(json.dumps(row) + "\n")
+        if self.board is not None:
+            for name in row.keys() - {"step"}:
+                self.board.add_scalar(name, row[name], row["step"])
+
+    def _close_logs(self) -> None:
+        if self.log is None:
+            return
+        self.log.close()
+        if self.board is not None:
+            self.board.close()
+        rows = list(read_log(self.folder / "metrics.jsonl"))
+        steps, epochs = [r for r in rows if "loss" in r], [r for r in rows if "validation_loss" in r]
+        if steps:
+            plots.learning_curves(steps, epochs, self.folder / "curves.png", self.folder.name)
+
+    def _on_signal(self, number: int, _frame) -> None:
+        if self.signal is not None:  # asked twice: at once
+            sys.exit(128 + number)
+        self.signal = number
+
+
+def read_log(path: Path):
+    """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+
+def mask(frames: Tensor, masks: Tensor, value: Tensor) -> Tensor:
+    """SpecAugment's stretches (batch, masks, 3) of [axis, first, last + 1] set to `value` (dim,)."""
+    for axis in (0, 1):
+        at = torch.arange(frames.shape[1 + axis], device=frames.device)
+        inside = (at >= masks[..., 1:2]) & (at < masks[..., 2:3]) & (masks[..., :1] == axis)  # (batch, masks, positions)
+        hidden = inside.any(dim=1)
+        frames = torch.where(hidden[:, :, None] if axis == 0 else hidden[:, None, :], value, frames)
+    return frames
+
+
+@torch.no_grad()
+def update_ema(ema: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """Moves every weight and statistic of `ema` towards the model's."""
+    pairs = list(zip(ema.state_dict().values(), model.state_dict().values(), strict=True))
+    floats = [(a, b) for a, b in pairs if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
+    for a, b in pairs:
+        if not a.is_floating_point():
+            a.copy_(b)
+
+
+def pick_device(name: str) -> str:
+    """"auto" takes a GPU if there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise KwsError(f"train.device={name!r}: choose one of auto, cpu, cuda")
+    return name
+
+
+def config_differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """What of a configuration changed, as "key: old → new", without what only says how a run is carried out."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        name, a, b = prefix + key, old.get(key), new.get(key)
+        if a == b or name in HOW:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += config_differences(a, b, name + ".")
+        else:
+            found.append(f"{name}: {a} → {b}")
+    return found
+
+
