@@ -311,8 +311,8 @@ def extract(
         KwsError: a mistake in the arguments, or an output that cannot be written; what was done is kept.
     """
     root, target = os.path.abspath(input), os.path.abspath(output)
-    if not os.path.exists(root):
-        raise KwsError(f"{root}: there is no such file or folder")
+    if not os.access(root, os.R_OK):
+        raise KwsError(f"{root}: {'cannot be read' if os.path.exists(root) else 'there is no such file or folder'}")
     if resample and options.sample_frequency % 1:
         raise KwsError(f"features.sample_frequency={options.sample_frequency}: resampling needs a whole number of Hz")
     reading = {"channel": channel, "resample": resample, "allow_truncated": allow_truncated}
@@ -326,13 +326,12 @@ def extract(
         if folder.done:
             _say(f"going on after {len(folder.done)} files")
         _run(root, folder, (options, *reading.values()), workers)
-    how = {
-        "ark": f"scp:{target}/feats.scp in Kaldi's words; kws.features.kaldi_io reads it without Kaldi",
-        "npy": f"numpy.load('{target}/feats.npy', mmap_mode='r'); utts.jsonl says which rows are whose",
-    }
-    _say(f"to read them: {how[format]}")
+    if format == "ark":
+        _say(f"read {target}/feats.scp with Kaldi, kaldiio.load_scp or kws.features.kaldi_io.read_scp")
+    else:
+        _say(f"read {target}/feats.npy with numpy.load(..., mmap_mode='r'); utts.jsonl says which rows are whose")
     if folder.n_failed:
-        _say(f"{folder.n_failed} files failed, as {folder.failures} explains; retry_failed=true tries them again")
+        _say(f"{folder.n_failed} files failed: {folder.failures} says why; retry_failed=true tries them again")
     return folder.n_failed
 
 
@@ -431,7 +430,8 @@ def main(cfg: DictConfig) -> None:
     except Stopped as stop:
         _say("stopped; all that was done is kept, and the same command goes on from there")
         raise SystemExit(128 + stop.args[0]) from None
-    raise SystemExit(1 if failed else 0)
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

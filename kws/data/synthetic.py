@@ -50,7 +50,8 @@ class Synthetic(Source):
         rate, pitch: ranges in words per minute and in espeak's 0 to 99.
         kept_rate, kept_pitch: bands inside these for validation and test alone.
         per_word: training clips of each word; validation and test have `per_word_evaluation`.
-        unknown_share, silence_share: clips of `_unknown_` and `_silence_` as a share of the words' clips.
+        unknown_share, silence_share: training clips of `_unknown_` and `_silence_` as a share of the words' clips;
+            validation and test have as many of each as of a word.
         noise_seconds: length of each of the made background recordings (training; the others a quarter).
         sample_rate: of the clips, in Hz.
         workers: processes that synthesise; null uses every core.
@@ -89,7 +90,7 @@ class Synthetic(Source):
     def clips(self, split: str) -> list[Clip]:
         clips = [Clip(str(u.path(self.cache)), label) for label, u in self._utterances(split)]
         if SILENCE in self.labels:
-            count = round(self.silence_share * self.counts[split] * len(self.words))
+            count = self._share(self.silence_share, split)
             clips += silence_clips(self.noise(split), count, 1.0, split)
         return clips
 
@@ -111,12 +112,15 @@ class Synthetic(Source):
         for word in self.words:
             out += [(word, u) for u in self._say(word, split, self.counts[split])]
         if UNKNOWN in self.labels:
-            count = round(self.unknown_share * self.counts[split] * len(self.words))
+            count = self._share(self.unknown_share, split)
             others = self._others(split)
             for i, word in enumerate(others):
                 share = count // len(others) + (i < count % len(others))
                 out += [(UNKNOWN, u) for u in self._say(word, split, share)]
         return out
+
+    def _share(self, share: float, split: str) -> int:
+        return round(share * self.counts[split] * len(self.words)) if split == "train" else self.counts[split]
 
     def _others(self, split: str) -> list[str]:
         """What `_unknown_` says in a split. A quarter of the words is kept for the test; for training as many blends
@@ -154,8 +158,8 @@ class Synthetic(Source):
             if split == "train":
                 accent = self.accents[rng.integers(len(self.accents))]
                 rate, pitch = _outside(rng, self.rate, self.kept_rate), _outside(rng, self.pitch, self.kept_pitch)
-            else:  # half of these clips in the accent never heard in training
-                accent = self.kept_accent if rng.random() < 0.5 else self.accents[rng.integers(len(self.accents))]
+            else:  # every accent equally often, the one never heard in training among them
+                accent = [*self.accents, self.kept_accent][rng.integers(len(self.accents) + 1)]
                 rate, pitch = int(rng.integers(*self.kept_rate)), int(rng.integers(*self.kept_pitch))
             u = _Utterance(word, accent, voices[rng.integers(len(voices))], rate, pitch, int(rng.integers(30, 80)))
             seen[u] = None

@@ -87,7 +87,7 @@ class FeatureExtractor(nn.Module):
         end = max(n_frames(n_samples, o, flush), state.n_frames)
         frames = self._frames(samples, state.first, n_samples, state.n_frames, end)
         batch, count = frames.shape[:2]
-        out = self._features(frames.reshape(batch * count, -1)).view(batch, count, -1)
+        out = self._features(frames.reshape(batch * count, o.window_samples)).view(batch, count, o.dim)
         # one sample more than the next frame reads: a frame of odd length reflects that one at the wave's end
         keep = max(first_sample(end, o) - 1, state.first, 0)
         keep = min(keep, n_samples)

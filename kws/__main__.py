@@ -1,0 +1,22 @@
+"""Lists the commands of kws: each is a module, and its docstring is its help."""
+
+import ast
+import sys
+from pathlib import Path
+
+from kws import __version__
+
+
+def main() -> None:
+    if "--version" in sys.argv:
+        print(f"kws {__version__}")
+        return
+    print(f"kws {__version__}\n")
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if "@command(" in source and path.stem not in ("config", "__main__"):
+            print(f"  python -m kws.{path.stem:<10} {ast.get_docstring(ast.parse(source)).splitlines()[0]}")
+    print("\nEach shows its examples and every setting with --help.")
+
+
+main()
