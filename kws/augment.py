@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from kws import audio
 
@@ -25,8 +27,8 @@ class Augment:
         room_chance, room_t60_ms, rooms: a measured impulse response of the folder `rooms`, or a made one of a
             reverberation time in the range.
         tilt_chance, tilt: equalisation: a smooth curve over frequency within ± `tilt` dB.
-        time_masks, time_mask_ms, frequency_masks, frequency_mask_share: SpecAugment (Park et al. 2019, arXiv:1904.08779),
-            each mask up to that long or that share of the columns; masked frames take the model's mean.
+        time_masks, time_mask_ms, frequency_masks, frequency_mask_share: SpecAugment (Park et al. 2019,
+            arXiv:1904.08779), each mask up to that long or that share of the columns; what is masked takes the mean.
     """
 
     onset_ms: float | None = None
@@ -142,3 +144,13 @@ def level(wave: np.ndarray) -> float:
 def mix(wave: np.ndarray, noise: np.ndarray, snr: float, speech_level: float) -> np.ndarray:
     """Adds noise so that `speech_level` (root mean square of the clip alone) stands `snr` dB above it."""
     return wave + noise * np.float32(speech_level / max(level(noise), 1e-6) * 10 ** (-snr / 20))
+
+
+def mask(frames: Tensor, masks: Tensor, value: Tensor) -> Tensor:
+    """SpecAugment's stretches (batch, masks, 3) of [axis, first, last + 1] set to `value` (dim,)."""
+    for axis in (0, 1):
+        at = torch.arange(frames.shape[1 + axis], device=frames.device)
+        inside = (at >= masks[..., 1:2]) & (at < masks[..., 2:3]) & (masks[..., :1] == axis)
+        hidden = inside.any(dim=1)  # (batch, positions)
+        frames = torch.where(hidden[:, :, None] if axis == 0 else hidden[:, None, :], value, frames)
+    return frames

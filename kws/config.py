@@ -9,15 +9,20 @@ from pathlib import Path
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 
 from kws import __version__
+from kws.audio import AudioError
 
 # Keys whose value is a path wherever they stand: an existing path given to one of them is never read as
 # a number, a list or null, whatever it is called.
 PATH_KEYS = {"input", "output", "checkpoint", "root", "path", "resume", "from", "init_from", "json", "plot", "cache"}
 # `resume=PATH` beside `resume.strict=true`: a mapping cannot also be a value, so the short form is spelled out.
 SHORT_FORMS = {"resume": "resume.from"}
+
+
+# Settings of a run that change how a run is carried out and not what it computes.
+HOW_TO_RUN = ("resume", "train.workers", "train.threads", "train.device", "train.checkpoint_every", "name", "hydra")
 
 
 class KwsError(Exception):
@@ -86,9 +91,14 @@ def command(config_name: str):
         def told(cfg):  # inside Hydra, which would otherwise print a trace of its own
             try:
                 return function(cfg)
-            except KwsError as error:
-                print(f"error: {error}", file=sys.stderr)
-                raise SystemExit(2) from None
+            except (KwsError, AudioError) as error:
+                reason = error
+            except InstantiationException as error:  # what a yaml's _target_ refused
+                if not isinstance(error.__cause__, KwsError | ValueError | TypeError):
+                    raise
+                reason = error.__cause__
+            print(f"error: {reason}", file=sys.stderr)
+            raise SystemExit(2)
 
         return run
 
@@ -107,3 +117,17 @@ def check_labels(labels, where: str = "labels") -> list[str]:
     if len(set(labels)) != len(labels):
         raise KwsError(f"{where}: a word is listed twice in {labels}")
     return labels
+
+
+def differences_between(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """What of a configuration changed, as "key: old → new", without what only says how a run is carried out."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        name, a, b = prefix + key, old.get(key), new.get(key)
+        if a == b or name in HOW_TO_RUN:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences_between(a, b, name + ".")
+        else:
+            found.append(f"{name}: {a} → {b}")
+    return found

@@ -74,6 +74,8 @@ class Decision:
                 self.quiet_until = self.step + self.refractory
                 seconds = self.step_ms / 1000
                 found.append(
-                    Detection(self.labels[word], self.risen[word] * seconds, self.step * seconds, float(self.smoothed[word]))
+                    Detection(
+                        self.labels[word], self.risen[word] * seconds, self.step * seconds, float(self.smoothed[word])
+                    )
                 )
         return found

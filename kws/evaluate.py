@@ -17,7 +17,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kws import plots
-from kws.audio import AudioError
 from kws.augment import Augment
 from kws.config import KwsError, command
 from kws.data.dataset import ClipDataset
@@ -25,16 +24,13 @@ from kws.data.source import SPLITS, Clip, Source
 from kws.metrics import accuracy, per_word, wilson_interval
 from kws.models.cost import cost
 from kws.spotter import Trained, open_checkpoint
+from kws.training.distributed import pick_device
 from kws.training.evaluation import evaluate
-from kws.training.trainer import pick_device
 
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    try:
-        run(cfg)
-    except AudioError as error:
-        raise KwsError(str(error)) from None
+    run(cfg)
 
 
 def run(cfg: DictConfig) -> dict:
@@ -44,7 +40,13 @@ def run(cfg: DictConfig) -> dict:
     source, clips, noise, split = chosen_clips(cfg, trained)
     options = trained.options
     data = ClipDataset(
-        clips, trained.labels, int(options.sample_frequency), trained.config["train"]["window_ms"], Augment(), noise, cfg.snr
+        clips,
+        trained.labels,
+        int(options.sample_frequency),
+        trained.config["train"]["window_ms"],
+        Augment(),
+        noise,
+        cfg.snr,
     )
     if cfg.snr is not None and not noise:
         raise KwsError("snr= needs recordings of background, and this data has none")
@@ -84,7 +86,9 @@ def chosen_clips(cfg: DictConfig, trained: Trained) -> tuple[Source, list[Clip],
             raise KwsError(
                 f"the checkpoint knows {', '.join(trained.labels)}; the data has {', '.join(list(source.spoken)[:40])}"
             )
-        extra = {label.strip("_"): label in trained.labels and label in source.labels for label in ("_unknown_", "_silence_")}
+        extra = {
+            label.strip("_"): label in trained.labels and label in source.labels for label in ("_unknown_", "_silence_")
+        }
         source = instantiate(config, words=words, **extra, _convert_="all")
         print(f"words in both: {' '.join(words)}")
     splits = [cfg.split] if cfg.split in SPLITS else list(SPLITS)
@@ -108,7 +112,8 @@ def report(figures: dict, asked: list[str]) -> str:
     """The figures as a table to read."""
     low, high = figures["interval"]
     lines = [
-        f"accuracy {100 * figures['accuracy']:.2f} % of {figures['clips']} clips (95 %: {100 * low:.1f} to {100 * high:.1f})",
+        f"accuracy {100 * figures['accuracy']:.2f} % of {figures['clips']} clips"
+        f" (95 %: {100 * low:.1f} to {100 * high:.1f})",
         f"{figures['parameters']:,} parameters, {figures['bytes'] / 1024:.0f} KiB as float32, "
         f"{figures['macs_per_second'] / 1e6:.2f}M multiply-accumulates per second of audio, "
         f"{figures['clips_per_second']:.0f} clips/s here, reading included",

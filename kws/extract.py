@@ -223,14 +223,16 @@ class Pool:
     def _start(self, count: int) -> list[connection.Connection]:
         context, started = get_context("spawn"), []
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what workers inherit: Ctrl-C is for this process
-        for _ in range(count):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, self.settings), daemon=True)
-            process.start()
-            there.close()
-            self.processes[here] = process
-            started.append(here)
-        signal.signal(signal.SIGINT, handler)
+        try:
+            for _ in range(count):
+                here, there = context.Pipe()
+                process = context.Process(target=_serve, args=(there, self.settings), daemon=True)
+                process.start()
+                there.close()
+                self.processes[here] = process
+                started.append(here)
+        finally:
+            signal.signal(signal.SIGINT, handler)
         for pipe in started:
             try:
                 problem = pipe.recv()
@@ -371,11 +373,8 @@ def _run(root: str, folder: FeatureFolder, settings: tuple, workers: int) -> Non
             count["seconds"] += sum(result.seconds for result in results)
             bar.set_postfix_str(f"{count['seconds'] / (time.monotonic() - began):.0f} times real time", refresh=False)
             bar.update(len(items))
-    seconds = time.monotonic() - began
-    _say(
-        f"{count['done']} files done in {seconds:.1f} s: {count['seconds'] / 3600:.2f} h of sound,"
-        f" {count['seconds'] / seconds:.0f} times real time; {len(folder.done)} were done before"
-    )
+    seconds, hours = time.monotonic() - began, count["seconds"] / 3600
+    _say(f"{count['done']} files, {hours:.2f} h, done in {seconds:.1f} s: {3600 * hours / seconds:.0f} times real time")
     if count["resampled"]:
         _say(f"{count['resampled']} files were resampled to {settings[0].sample_frequency:g} Hz")
     if count["late"]:
@@ -414,6 +413,9 @@ def main(cfg: DictConfig) -> None:
     for name in ("channel", "workers"):
         if cfg[name] is not None and (type(cfg[name]) is not int or cfg[name] < 0):
             raise KwsError(f"{name}={cfg[name]}: expected a whole number from 0, or null")
+    for name in ("resample", "allow_truncated", "retry_failed"):
+        if not isinstance(cfg[name], bool):  # "no" would count as true
+            raise KwsError(f"{name}={cfg[name]}: expected true or false")
     try:
         options = make_options(**cfg.features)
     except (ValueError, TypeError) as error:

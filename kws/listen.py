@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> None:
             words = " ".join(label for label in trained.labels if not label.startswith("_"))
             print(f"listening at {rate} Hz for: {words}", file=sys.stderr, flush=True)
             _listen(cfg, spotter, rate, blocks, lag)
-    except (audio.AudioError, ValueError) as error:
+    except ValueError as error:
         raise KwsError(str(error)) from None
 
 
@@ -52,8 +52,7 @@ def _listen(cfg: DictConfig, spotter: Spotter, rate: int, blocks: Iterator[np.nd
     meter = _Meter(spotter, cfg.meter if cfg.meter is not None else sys.stderr.isatty())
     seconds = busy = heard = 0
     started = time.perf_counter()
-    log = open(cfg.json, "a", encoding="utf-8") if cfg.json else nullcontext()
-    with log:
+    with open(cfg.json, "a", encoding="utf-8") if cfg.json else nullcontext() as log:
         try:
             for block in blocks:
                 before = time.perf_counter()
@@ -177,7 +176,9 @@ def _microphone(cfg: DictConfig, target: int):
             sd.check_input_settings(device=cfg.device, samplerate=rate, channels=1, dtype="int16")
         except sd.PortAudioError as error:
             if cfg.rate:
-                raise KwsError(f"microphone {info['name']!r} does not record at {rate} Hz ({error}): leave rate out")
+                raise KwsError(
+                    f"microphone {info['name']!r} does not record at {rate} Hz ({error}): leave rate out"
+                ) from None
             rate = int(info["default_samplerate"])
         stream = sd.RawInputStream(
             samplerate=rate, blocksize=round(rate * cfg.chunk_ms / 1000), device=cfg.device, channels=1, dtype="int16",
@@ -185,7 +186,9 @@ def _microphone(cfg: DictConfig, target: int):
         )  # fmt: skip
         stream.start()
     except (sd.PortAudioError, ValueError) as error:
-        raise KwsError(f"no microphone can be opened ({error}); device=list shows what there is, input=FILE reads a file")
+        raise KwsError(
+            f"no microphone can be opened ({error}); device=list shows what there is, input=FILE reads a file"
+        ) from None
     try:
         yield rate, blocks(), lambda: (counts["waiting"] / rate, counts["dropped"] / rate)
     finally:

@@ -18,8 +18,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from kws import plots
-from kws.audio import AudioError
-from kws.config import KwsError, command
+from kws.config import command
 from kws.metrics import accuracy, wilson_interval
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
@@ -34,8 +33,6 @@ def main(cfg: DictConfig) -> float:
     except Stopped as stop:
         say(f"stopped; {folder / checkpoint.LAST} holds everything. The same command goes on from there.")
         raise SystemExit(stop.code) from None
-    except AudioError as error:
-        raise KwsError(str(error)) from None
     finally:
         distributed.stop()
 
@@ -43,6 +40,8 @@ def main(cfg: DictConfig) -> float:
 def train(cfg: DictConfig, folder: Path) -> float:
     """Runs the training in `folder`. Returns the best validation accuracy (what a sweep optimises)."""
     trainer = Trainer(cfg, folder)
+    if not trainer.begin():
+        return trainer.best["validation_accuracy"]
     best = trainer.run()
     path = folder / checkpoint.BEST
     saved = checkpoint.load(path, trainer.device)

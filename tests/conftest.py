@@ -76,5 +76,7 @@ def run(*arguments: str, cwd: Path = ROOT, module: str = "kws.train", check: boo
         [sys.executable, "-m", module, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, **options
     )
     if check and done.returncode != 0:
-        raise AssertionError(f"{module} {' '.join(arguments)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
+        raise AssertionError(
+            f"{module} {' '.join(arguments)} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
     return done

@@ -123,7 +123,7 @@ def test_every_breakage_is_named_and_the_rest_is_done(sounds, tmp_path, capsys):
     for name, reason in reasons.items():
         assert reason in failed[str(root / name)]
         assert str(root) not in failed[str(root / name)]  # the path is not said twice
-    assert "45 files done" in (said := capsys.readouterr().out)
+    assert "45 files, 0.01 h, done in" in (said := capsys.readouterr().out)
     assert f"{len(reasons)} files failed: {tmp_path}/out/failed.jsonl" in said
     found = dict(kaldiio.load_scp_sequential(str(tmp_path / "out" / "feats.scp")))
     assert list(found) == sorted(found)
@@ -308,7 +308,7 @@ class DeadlyChannel(int):
 
 def test_a_worker_that_dies_takes_one_file_with_it(tmp_path):
     for i in range(24):
-        write(tmp_path / f"{i:02d}.wav", channels=3 if i in (5, 6, 20) else 1)
+        write(tmp_path / f"{i:02d}.wav", channels=3 if i in (5, 6) else 1)
     items = [Item(path.stem, str(path)) for path in sorted(tmp_path.glob("*.wav"))]
     pool = Pool(2, (OPTIONS, DeadlyChannel(0), False, False))
     try:
@@ -318,7 +318,7 @@ def test_a_worker_that_dies_takes_one_file_with_it(tmp_path):
         pool.close()
     assert [item for item, _ in done] == items
     for i, (item, result) in enumerate(done):
-        if i in (5, 6, 20):
+        if i in (5, 6):
             assert result.reason == "the process that worked on it died (signal 9; out of memory?)"
         else:
             np.testing.assert_array_equal(result.frames, expected(item.path))
@@ -331,7 +331,7 @@ def test_what_is_done_is_not_done_again(sounds, tmp_path, capsys):
     assert extract(root, tmp_path / "out", OPTIONS) == 1
     before = contents(tmp_path / "out")
     assert extract(root, tmp_path / "out", OPTIONS) == 1
-    assert "0 files done" in capsys.readouterr().out
+    assert "0 files, 0.00 h, done in" in capsys.readouterr().out
     assert contents(tmp_path / "out") == before
     write(root / "z.wav")  # repaired, and another file comes
     write(root / "a.wav")
@@ -443,6 +443,7 @@ MISTAKES = {
     "format=csv: choose one of ark, npy": ["format=csv"],
     "workers=-1: expected a whole number": ["workers=-1"],
     "channel=left: expected a whole number": ["channel=left"],
+    "resample=no: expected true or false": ["resample=no"],
     "fbank has no option foo": ["+features.foo=1"],
     "window_type='round': choose one of": ["features.window_type=round"],
     "dither is not available": ["features.dither=1"],
@@ -470,10 +471,11 @@ def many(tmp_path_factory):
     """Sounds and breakages enough to be killed among, and the undisturbed output."""
     root = tmp_path_factory.mktemp("many")
     for i in range(300):
-        write(root / f"{i // 50}" / f"{i:03d}.wav", 24_000 + 800 * (i % 3), start=i)
+        # resampling makes it last
+        write(root / f"{i // 50}" / f"{i:03d}.wav", 50_000 + 800 * (i % 3), rate=44_100, start=i)
         if i % 29 == 0:
             (root / f"{i // 50}" / f"{i:03d} bad.wav").write_bytes(b"RIFF")
-    extract(root, root.parent / "undisturbed", OPTIONS)
+    extract(root, root.parent / "undisturbed", OPTIONS, resample=True)
     return root, contents(root.parent / "undisturbed")
 
 
@@ -487,8 +489,8 @@ def wait_for_size(process, path: Path, size: int) -> None:
 def test_killed_at_several_moments_and_gone_on_with(many, tmp_path):
     root, undisturbed = many
     size, out, killed = len(undisturbed["feats.ark"]), tmp_path / "out", 0
-    for share, number in ((0.0, signal.SIGKILL), (0.2, signal.SIGKILL), (0.4, signal.SIGTERM), (0.6, signal.SIGINT)):
-        process = start(f"input={root}", f"output={out}", "workers=2")
+    for share, number in ((0.0, signal.SIGKILL), (0.1, signal.SIGKILL), (0.2, signal.SIGTERM), (0.4, signal.SIGINT)):
+        process = start(f"input={root}", f"output={out}", "workers=2", "resample=true")
         wait_for_size(process, out / "feats.ark", int(share * size))
         process.send_signal(number)
         said, errors = process.communicate(timeout=60)  # ends when no worker holds the pipe any more
@@ -499,8 +501,8 @@ def test_killed_at_several_moments_and_gone_on_with(many, tmp_path):
         assert "Traceback" not in errors
     assert killed >= 3
     done = sum(1 for _ in read_scp(out / "feats.scp"))
-    assert 100 <= done < 300  # stopped on the way
-    process = start(f"input={root}", f"output={out}", "workers=2")
+    assert 60 <= done < 300  # stopped on the way
+    process = start(f"input={root}", f"output={out}", "workers=2", "resample=true")
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 1  # files failed
     assert "going on after" in said

@@ -13,7 +13,15 @@ import kws
 from kws.config import conf_dir
 
 FILES = sorted((ROOT / "kws").rglob("*.py"))
-LAYERS = ["audio", "features", "streaming", "blocks", "models", "data", "training"]  # each may import what stands before
+LAYERS = [
+    "audio",
+    "features",
+    "streaming",
+    "blocks",
+    "models",
+    "data",
+    "training",
+]  # each may import what stands before
 TORCH_FREE = [
     "__init__", "audio", "config", "decision", "metrics", "progress", "features/__init__", "features/options",
     "features/framing", "features/tables", "features/kaldi_io", "data/source", "data/espeak", "data/synthetic",

@@ -1,4 +1,4 @@
-"""Every layer that looks back, on its own: chunks equal the whole, the future changes nothing, states are not altered."""
+"""Every layer that looks back, alone: chunks equal the whole, the future changes nothing, states are not altered."""
 
 import copy
 

@@ -79,4 +79,3 @@ def shortcut(c_in: int, c_out: int, stride=(1, 1)) -> Chain:
     """Identity where shapes agree, otherwise a 1×1 convolution with the block's stride."""
     same = c_in == c_out and tuple(stride) == (1, 1)
     return Chain() if same else Chain(ConvNorm(c_in, c_out, stride=stride, act="linear"))
-

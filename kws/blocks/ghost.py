@@ -46,7 +46,7 @@ class DfcAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        bands, frames = x.shape[2:]
+        bands = x.shape[2]
         if bands > 1:
             x = F.avg_pool2d(x, (2, 1), ceil_mode=True)
         gate = torch.sigmoid(self.gate(x, stream))
@@ -91,4 +91,3 @@ class GhostBottleneckV2(GhostBottleneck):
 
     kind = "ghost2"
     attention = True
-

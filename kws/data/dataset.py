@@ -37,7 +37,9 @@ class ClipDataset(Dataset):
         self.clips, self.rate, self.seed, self.snr = list(clips), rate, seed, snr
         self.labels = {label: i for i, label in enumerate(labels)}
         if unknown := sorted({clip.label for clip in clips} - set(labels)):
-            raise KwsError(f"clips are labelled {', '.join(unknown)}, which is not among the labels {', '.join(labels)}")
+            raise KwsError(
+                f"clips are labelled {', '.join(unknown)}, which is not among the labels {', '.join(labels)}"
+            )
         self.window = round(rate * window_ms / 1000)
         self.augment, self.noise = augment, list(noise)
         self.frames = shift_ms, n_frames, dim

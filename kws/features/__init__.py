@@ -65,8 +65,8 @@ def plot(path: str | Path, output: str | Path, feat_type: str = "fbank", feat_di
     wave.set(ylabel="sample\n(int16 units)", title=Path(path).name, xlim=(0, seconds))
     low, high = np.percentile(frames, [1, 99.8])
     shown = image.imshow(
-        frames.T, origin="lower", aspect="auto", interpolation="nearest", cmap="magma", vmin=low, vmax=max(high, low + 1),
-        extent=(start, start + shift * len(frames), -0.5, frames.shape[1] - 0.5),
+        frames.T, origin="lower", aspect="auto", interpolation="nearest", cmap="magma",
+        vmin=low, vmax=max(high, low + 1), extent=(start, start + shift * len(frames), -0.5, frames.shape[1] - 0.5),
     )  # fmt: skip
     image.set(
         xlabel="time (s)", ylabel="mel filter" if feat_type == "fbank" else "cepstral coefficient", xlim=(0, seconds)

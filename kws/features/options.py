@@ -1,5 +1,5 @@
 """What a front-end can be told, in Kaldi's names (src/feat/feature-window.h, mel-computations.h, feature-fbank.h,
-feature-mfcc.h). Defaults are Kaldi's but for `dither`, which is 0 so that the same sound always gives the same frames."""
+feature-mfcc.h). Defaults are Kaldi's but for `dither`, which is 0: the same sound always gives the same frames."""
 
 import dataclasses
 from dataclasses import dataclass

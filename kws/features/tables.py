@@ -1,4 +1,4 @@
-"""The constants of a front-end: window, mel filters, cosine transform, lifter. NumPy alone, float32 as Kaldi holds them.
+"""The constants of a front-end: window, mel filters, cosine transform, lifter. NumPy alone, float32 as in Kaldi.
 
 All follow Kaldi's own order of float32 arithmetic where that decides a weight (mel), and float64 elsewhere.
 """

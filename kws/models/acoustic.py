@@ -16,7 +16,8 @@ class AcousticModel(nn.Module):
     """
 
     def __init__(
-        self, blocks: Chain, n_features: int, channels: int, n_classes: int, planar: bool, stride: int, window: int, dropout: float
+        self, blocks: Chain, n_features: int, channels: int, n_classes: int, planar: bool, stride: int, window: int,
+        dropout: float,
     ):  # fmt: skip
         super().__init__()
         self.planar, self.stride, self.n_features = planar, stride, n_features

@@ -1,21 +1,20 @@
 """A model from a table of blocks, one string a row, as timm decodes its block strings.
 
-    conv_k5_s2_c64       a convolution over 5 frames with stride 2 in time to 64 channels
-    ghost_k3x3_c24_e2_r3 three Ghost bottlenecks of 24 channels that expand twofold, kernel 3 (time) × 3 (frequency)
+conv_k5_s2_c64       a convolution over 5 frames with stride 2 in time to 64 channels
+ghost_k3x3_c24_e2_r3 three Ghost bottlenecks of 24 channels that expand twofold, kernel 3 (time) × 3 (frequency)
 
-    k, s   kernel and stride, time×frequency; one number speaks of time alone
-    d      dilation in time           c   output channels (times `width`)
-    e      expansion                  g   groups
-    se     squeeze-excitation, hidden channels = 1/se of the block's
-    r      how often the row stands; a stride is taken by the first only
-    res    add the block's input      and an activation's name, where it differs from the model's
+k, s   kernel and stride, time×frequency; one number speaks of time alone
+d      dilation in time           c   output channels (times `width`)
+e      expansion                  g   groups
+se     squeeze-excitation, hidden channels = 1/se of the block's
+r      how often the row stands; a stride is taken by the first only
+res    add the block's input      and an activation's name, where it differs from the model's
 """
 
 import inspect
 import re
 from collections.abc import Iterable
 from typing import Any
-
 
 from kws.blocks import kinds
 from kws.blocks.base import ACTIVATIONS
@@ -59,7 +58,9 @@ def decode(row: str) -> tuple[str, int, dict[str, Any]]:
         else:
             known = ", ".join([*_NAMES, "r", "res", *ACTIVATIONS])
             raise TableError(f"row {row!r}: {token!r} is not understood; fields are {known}")
-    if repeats < 1 or 0 in [value for field in fields.values() for value in (field if isinstance(field, tuple) else [field])]:
+    if repeats < 1 or 0 in [
+        value for field in fields.values() for value in (field if isinstance(field, tuple) else [field])
+    ]:
         raise TableError(f"row {row!r}: sizes start at 1")
     return kind, repeats, fields
 
@@ -112,13 +113,12 @@ def build(
             except (ValueError, TypeError) as error:
                 raise TableError(f"row {number}, {row!r}: {error}") from None
             channels, stride, bands = fields["channels"], stride * time, -(-bands // frequency)
+    window = steps(window_ms, shift_ms * stride)
     return AcousticModel(
-        Chain(*blocks), n_features, channels, n_classes, form == "planar", stride, steps(window_ms, shift_ms * stride), dropout
+        Chain(*blocks), n_features, channels, n_classes, form == "planar", stride, window, dropout
     )  # fmt: skip
 
 
 def steps(window_ms: float, step_ms: float) -> int:
     """Whole steps in a window, at least one."""
     return max(1, round(window_ms / step_ms))
-
-

@@ -93,7 +93,7 @@ def fit(
         KwsError: no tensor with learned values fits.
     """
     report, target = Fit(), model.state_dict()
-    learned = {name for name, _ in model.named_parameters()}
+    learned = {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
     for name, value in target.items():
         if name not in weights:
             report.new.append(name)
@@ -151,8 +151,11 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict:
     return {"state": state, "groups": groups}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict, keep: set[str]) -> list[str]:
-    """Takes the state of the parameters in `keep`; returns the names of those that start afresh."""
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict, keep: set[str], settings: bool = True
+) -> list[str]:
+    """Takes the state of the parameters in `keep`; returns the names of those that start afresh. `settings` takes the
+    learning rate and its like too."""
     dropped = []
     for name, parameter in model.named_parameters():
         if name in keep and name in saved["state"]:
@@ -162,6 +165,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
             }
         else:
             dropped.append(name)
-    for group, values in zip(optimizer.param_groups, saved["groups"], strict=False):
+    for group, values in zip(optimizer.param_groups, saved["groups"] if settings else [], strict=False):
         group.update(values)
     return dropped

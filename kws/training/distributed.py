@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from kws.config import KwsError
+
 
 def start(device: str) -> tuple[int, int]:
     """Joins the other processes if torchrun started us. Returns this one's rank and their number."""
@@ -59,3 +61,12 @@ def sum_gradients(model: nn.Module) -> None:
 def stop() -> None:
     if running():
         dist.destroy_process_group()
+
+
+def pick_device(name: str) -> str:
+    """ "auto" takes a GPU if there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise KwsError(f"device={name!r}: choose one of auto, cpu, cuda")
+    return name

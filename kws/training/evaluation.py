@@ -23,15 +23,19 @@ class Result:
 
 @torch.no_grad()
 def evaluate(model, extractor, data: ClipDataset, batch_size: int = 64, workers: int = 0, show: bool = False) -> Result:
-    """Answers every clip of `data` once. With several processes each answers its share, and figures are those of all."""
-    rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed.running() else (0, 1)
+    """Answers every clip of `data` once; of several processes each answers its share, and figures are those of all."""
+    rank, world = (
+        (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed.running() else (0, 1)
+    )
     indices = list(range(rank, len(data), world))
     batches = [[(0, i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
     training, device = model.training, model.mean.device
     model.eval()
     loss, truth, predicted, started = 0.0, [], [], time.perf_counter()
     n = len(data.labels)
-    for batch in progress(load(data, batches, workers), total=len(batches), desc="evaluating", unit="batch", disable=not show):
+    for batch in progress(
+        load(data, batches, workers), total=len(batches), desc="evaluating", unit="batch", disable=not show
+    ):
         frames, _ = extractor.stream(batch["wave"].to(device), flush=True)
         logits, labels = model.clip_logits(frames), batch["label"].to(device)
         loss += losses.cross_entropy(logits, losses.targets(labels, n)).sum().item()

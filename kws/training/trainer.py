@@ -1,12 +1,12 @@
 """The training loop: batches in, checkpoints and figures out, from wherever it last stood."""
 
 import copy
-import json
 import math
 import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from kws import losses, plots
-from kws.config import KwsError
+from kws import losses
+from kws.augment import Augment, mask
+from kws.config import KwsError, differences_between
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import Source
 from kws.features import describe, make_options, n_frames
@@ -26,9 +27,7 @@ from kws.models.cost import cost
 from kws.progress import progress
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
-
-# Settings that change how a run is carried out and not what it computes.
-HOW = ("resume", "train.workers", "train.threads", "train.device", "train.checkpoint_every", "name", "hydra")
+from kws.training.log import RunLog
 
 
 class Stopped(Exception):
@@ -50,12 +49,10 @@ class Trainer:
 
     def __init__(self, cfg: DictConfig, folder: Path):
         self.cfg, self.folder = cfg, folder
-        self.device = pick_device(cfg.train.device)
+        self.device = distributed.pick_device(cfg.train.device)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(cfg.train.threads or max(1, cores - cfg.train.workers))
         self.rank, self.world = distributed.start(self.device)
-        if self.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
         self.source: Source = instantiate(cfg.data, _convert_="all")
         self.labels = self.source.labels
         options = make_options(**cfg.features)
@@ -68,7 +65,7 @@ class Trainer:
         frames = n_frames(round(options.sample_frequency * window / 1000), options)
         self.data = {}
         for split in ("train", "validation"):
-            augment = instantiate(cfg.augment, _convert_="all") if split == "train" else instantiate({"_target_": "kws.augment.Augment"})
+            augment = instantiate(cfg.augment, _convert_="all") if split == "train" else Augment()
             self.data[split] = ClipDataset(
                 self.source.clips(split), self.labels, int(options.sample_frequency), window, augment,
                 self.source.noise(split), seed=cfg.seed, shift_ms=options.frame_shift, n_frames=frames, dim=options.dim,
@@ -86,12 +83,14 @@ class Trainer:
         self.optimizer = instantiate(cfg.optim.optimizer)(self.model.parameters())
         self.schedule = instantiate(cfg.optim.schedule)(self.optimizer, self.total_steps)
         self.step, self.best, self.waited, self.signal = 0, {}, 0, None
-        self.saved_at = time.monotonic()
+        self.log: RunLog | None = None
 
     # ---- where a run begins -------------------------------------------------------------------------------------
 
     def begin(self) -> bool:
         """Resumes, fits another checkpoint's weights, or starts fresh. False if the run is already finished."""
+        if self.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
         origin, last = self.cfg.resume["from"], self.folder / checkpoint.LAST
         if origin == "never" and self.rank == 0:
             for name in (checkpoint.LAST, checkpoint.BEST, "metrics.jsonl"):
@@ -129,12 +128,16 @@ class Trainer:
                 model.normalise_by(torch.cat(frames))
 
     def _resume(self, saved: dict, path: Path) -> bool:
-        differences = config_differences(saved["config"], self.plain_config())
+        differences = differences_between(saved["config"], self.plain_config())
         position, labels = saved["position"], saved["labels"]
-        if position["finished"] and position["step"] >= self.total_steps or position["finished"] == "early":
-            say(f"{path}: this run is finished ({position['step']} steps). Start another with name=…, or resume=never.")
+        if position["finished"] == "early" or (position["finished"] and position["step"] >= self.total_steps):
             if differences:
-                say("  not taken up, as the run is finished: " + "; ".join(differences))
+                raise KwsError(
+                    f"{path} is a finished run of another configuration ({'; '.join(differences)}):"
+                    " choose another name=, or resume=never to replace it"
+                )
+            self.best = saved["best"]
+            say(f"{path}: this run is finished; another name= starts another, resume=never replaces it")
             return False
         try:
             report = checkpoint.fit(saved["model"], self.model, labels, self.labels)
@@ -144,42 +147,50 @@ class Trainer:
             raise KwsError(f"resume from {path}: the model changed, and resume.strict=true\n{report.names()}")
         if self.ema is not None:
             checkpoint.fit(saved["ema"] or saved["model"], self.ema, labels, self.labels)
-            for ours, theirs in zip(self.ema.state_dict().items(), self.model.state_dict().values(), strict=True):
-                if ours[0] in report.reset + report.new:
-                    ours[1].copy_(theirs)
-        dropped = checkpoint.restore_optimizer(self.optimizer, self.model, saved["optimizer"], set(report.kept))
+        same = not any(d.startswith(("optim.", "train.epochs:", "train.batch_size:")) for d in differences)
+        dropped = checkpoint.restore_optimizer(
+            self.optimizer, self.model, saved["optimizer"], set(report.kept), settings=same
+        )
         self.step, self.best, self.waited = position["step"], saved["best"], position["waited"]
         if position["per_epoch"] != self.per_epoch:  # other data or another batch size: the epoch begins anew
             self.step = position["step"] // position["per_epoch"] * self.per_epoch
             say(f"an epoch has {self.per_epoch} batches instead of {position['per_epoch']}: it begins anew")
-        self.schedule.load_state_dict({**saved["schedule"], "last_epoch": self.step})
+        if same and self.step == position["step"]:
+            self.schedule.load_state_dict(saved["schedule"])
+        else:
+            with warnings.catch_warnings():  # of steps of the schedule before any of the optimiser
+                warnings.simplefilter("ignore")
+                for _ in range(self.step):
+                    self.schedule.step()
+        if report.changed or path.parent.resolve() != self.folder.resolve():
+            self.best = {}
         if differences:
             say("changed since then: " + "; ".join(differences))
         if report.changed:
             say(f"the model changed: {report}; {len(dropped)} tensors begin without optimiser state")
             say(report.names())
-            self.best = {}
         say(f"resuming {path} at epoch {self.step / self.per_epoch:.2f} of {self.cfg.train.epochs}, step {self.step}")
         return True
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
     def run(self) -> dict:
-        """Trains to the end.
+        """Trains to the end, from where `begin` put it.
 
         Raises:
             Stopped: Ctrl-C or SIGTERM; the checkpoint is written.
             KwsError: a loss that is no number, with its batch.
         """
-        if not self.begin():
-            return self.best
         c = self.cfg.train
         say(cost(self.model, self.options["frame_shift"], self.options["frame_length"]).table())
         say(
             f"{len(self.data['train'])} training clips, {len(self.data['validation'])} for validation, "
             f"{len(self.labels)} labels: {' '.join(self.labels)}"
         )
-        self._open_logs()
+        self.started, self.first_step = time.monotonic(), self.step
+        if self.rank == 0:
+            self.log = RunLog(self.folder, self.step, c.tensorboard)
+            (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(self.cfg, resolve=True))
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         epoch, first = divmod(self.step, self.per_epoch)
         balance = [self.data["train"].labels[clip.label] for clip in self.data["train"].clips] if c.balance else None
@@ -199,7 +210,8 @@ class Trainer:
         finally:
             for s, handler in handlers.items():
                 signal.signal(s, handler)
-            self._close_logs()
+            if self.log is not None:
+                self.log.close()
         return self.best
 
     def _epoch(self, stream) -> None:
@@ -264,7 +276,7 @@ class Trainer:
         self.step += 1
         if self.ema is not None:
             update_ema(self.ema, self.model, min(c.ema, self.step / (self.step + 10)))
-        self._log({"step": self.step, "epoch": (self.step - 1) // self.per_epoch + 1, "loss": value, "lr": rate})
+        self._note({"step": self.step, "epoch": (self.step - 1) // self.per_epoch + 1, "loss": value, "lr": rate})
         return value, hits, count
 
     def _batch_paths(self, epoch: int, index: int) -> str:
@@ -277,8 +289,13 @@ class Trainer:
         c, model = self.cfg.train, self.ema or self.model
         result = evaluate(model, self.extractor, self.data["validation"], c.batch_size, min(c.workers, 1))
         epoch = self.step // self.per_epoch
-        row = {"step": self.step, "epoch": epoch, "validation_loss": result.loss, "validation_accuracy": accuracy(result.matrix)}
-        self._log(row)
+        row = {
+            "step": self.step,
+            "epoch": epoch,
+            "validation_loss": result.loss,
+            "validation_accuracy": accuracy(result.matrix),
+        }
+        self._note(row)
         better = not self.best or row["validation_accuracy"] >= self.best["validation_accuracy"]
         self.waited = 0 if better else self.waited + 1
         if better:
@@ -296,6 +313,10 @@ class Trainer:
     def plain_config(self) -> dict:
         return OmegaConf.to_container(self.cfg, resolve=True)
 
+    def _note(self, row: dict) -> None:
+        if self.log is not None:
+            self.log.write(row)
+
     def _save(self, name: str, finished: bool | str = False) -> None:
         if self.rank == 0:
             if self.log is not None:
@@ -309,76 +330,16 @@ class Trainer:
                 "schedule": self.schedule.state_dict(), "position": position, "best": self.best, "seed": self.cfg.seed,
                 "config": self.plain_config(), "labels": self.labels, "features": self.options,
             }  # fmt: skip
-            content["schedule"].pop("lr_lambdas", None)
             checkpoint.save(self.folder / name, content)
-        self.saved_at = time.monotonic()
 
     def _checkpoint_due(self) -> bool:
         every = self.cfg.train.checkpoint_every
         return self.step % every == 0 if every else self.step % self.per_epoch == 0
 
-    def _open_logs(self) -> None:
-        """Drops what a killed run logged beyond its checkpoint, so that each step stands once."""
-        self.log = self.board = None
-        self.started, self.first_step = time.monotonic(), self.step
-        if self.rank != 0:
-            return
-        path, temporary = self.folder / "metrics.jsonl", self.folder / ".metrics.jsonl.tmp"
-        with temporary.open("w") as kept:
-            for row in read_log(path):
-                if row["step"] <= self.step:
-                    kept.write(json.dumps(row) + "\n")
-        temporary.replace(path)
-        self.log = path.open("a")
-        (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(self.cfg, resolve=True))
-        if self.cfg.train.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
-
-    def _log(self, row: dict) -> None:
-        if self.log is None:
-            return
-        self.log.write(json.dumps(row) + "\n")
-        if self.board is not None:
-            for name in row.keys() - {"step"}:
-                self.board.add_scalar(name, row[name], row["step"])
-
-    def _close_logs(self) -> None:
-        if self.log is None:
-            return
-        self.log.close()
-        if self.board is not None:
-            self.board.close()
-        rows = list(read_log(self.folder / "metrics.jsonl"))
-        steps, epochs = [r for r in rows if "loss" in r], [r for r in rows if "validation_loss" in r]
-        if steps:
-            plots.learning_curves(steps, epochs, self.folder / "curves.png", self.folder.name)
-
     def _on_signal(self, number: int, _frame) -> None:
         if self.signal is not None:  # asked twice: at once
             sys.exit(128 + number)
         self.signal = number
-
-
-def read_log(path: Path):
-    """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return
-
-
-def mask(frames: Tensor, masks: Tensor, value: Tensor) -> Tensor:
-    """SpecAugment's stretches (batch, masks, 3) of [axis, first, last + 1] set to `value` (dim,)."""
-    for axis in (0, 1):
-        at = torch.arange(frames.shape[1 + axis], device=frames.device)
-        inside = (at >= masks[..., 1:2]) & (at < masks[..., 2:3]) & (masks[..., :1] == axis)  # (batch, masks, positions)
-        hidden = inside.any(dim=1)
-        frames = torch.where(hidden[:, :, None] if axis == 0 else hidden[:, None, :], value, frames)
-    return frames
 
 
 @torch.no_grad()
@@ -390,28 +351,3 @@ def update_ema(ema: torch.nn.Module, model: torch.nn.Module, decay: float) -> No
     for a, b in pairs:
         if not a.is_floating_point():
             a.copy_(b)
-
-
-def pick_device(name: str) -> str:
-    """"auto" takes a GPU if there is one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise KwsError(f"train.device={name!r}: choose one of auto, cpu, cuda")
-    return name
-
-
-def config_differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """What of a configuration changed, as "key: old → new", without what only says how a run is carried out."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        name, a, b = prefix + key, old.get(key), new.get(key)
-        if a == b or name in HOW:
-            continue
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += config_differences(a, b, name + ".")
-        else:
-            found.append(f"{name}: {a} → {b}")
-    return found
-
-

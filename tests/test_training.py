@@ -1,0 +1,286 @@
+"""Runs: stopped anywhere and resumed, changed and carried over, broken and named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE, ROOT, config, run, spoken, tiny
+
+from kws import audio
+from kws.config import KwsError
+from kws.data.dataset import Batches, ClipDataset, load
+from kws.spotter import open_checkpoint
+from kws.train import train
+from kws.training import checkpoint
+from kws.training.log import read_rows
+from kws.training.trainer import Trainer
+
+
+def trained(corpus, folder, *more):
+    cfg = config("train", *tiny(corpus, *more))
+    return train(cfg, folder)
+
+
+def losses(folder) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """An undisturbed run, for others to be compared with."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    accuracy = trained(corpus, folder, "train.epochs=12", "train.mixup=0.2")
+    return folder, accuracy
+
+
+def test_it_learns_and_leaves_what_it_promises(finished):
+    folder, accuracy = finished
+    assert accuracy >= 0.8
+    assert {"best.pt", "last.pt", "metrics.jsonl", "config.yaml", "curves.png", "confusion.png"} <= set(os.listdir(folder))
+    steps = [step for step, _ in losses(folder)]
+    assert steps == list(range(1, len(steps) + 1))
+    saved = torch.load(folder / "last.pt", weights_only=True)
+    assert saved["labels"] == ["fall", "high", "low", "rise", "_silence_"]
+    assert saved["features"]["num_mel_bins"] == 40
+    assert {"model", "ema", "optimizer", "schedule", "position", "seed", "config", "format"} <= set(saved)
+
+
+def killed_and_resumed(corpus, folder, at_steps, *more):
+    """The run as a process that is killed with SIGKILL each time its log has reached the next of `at_steps`."""
+    arguments = [*tiny(corpus, *more), f"runs={folder.parent}", f"name={folder.name}", "train.checkpoint_every=3"]
+    for at in at_steps:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "kws.train", *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            reached = max((row["step"] for row in read_rows(folder / "metrics.jsonl")), default=0)
+            if reached >= at:
+                break
+            time.sleep(0.002)
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.kill()
+        process.wait()
+    return run(*arguments)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(corpus, finished, tmp_path, workers):
+    folder = tmp_path / "killed"
+    more = ["train.epochs=12", "train.mixup=0.2", f"train.workers={workers}"]
+    done = killed_and_resumed(corpus, folder, [4, 33], *more)
+    assert "resuming" in done.stdout
+    assert losses(folder) == losses(finished[0])
+    ours, theirs = (torch.load(f / "last.pt", weights_only=True) for f in (folder, finished[0]))
+    for part in ("model", "ema"):
+        for name, value in theirs[part].items():
+            assert torch.equal(ours[part][name], value), name
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(corpus, tmp_path):
+    arguments = [*tiny(corpus, "train.epochs=500"), f"runs={tmp_path}", "name=stopped"]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "kws.train", *arguments], cwd=ROOT, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        process.send_signal(number)
+        rest = process.stdout.read()
+        assert process.wait(timeout=60) == code
+        assert "The same command goes on" in rest
+    saved = torch.load(tmp_path / "stopped" / "last.pt", weights_only=True)
+    assert saved["position"]["step"] == losses(tmp_path / "stopped")[-1][0]
+
+
+def test_a_finished_run_is_left_alone(corpus, finished, tmp_path, capsys):
+    folder = tmp_path / "again"
+    trained(corpus, folder)
+    before = (folder / "last.pt").read_bytes()
+    trained(corpus, folder)
+    assert "this run is finished" in capsys.readouterr().out
+    assert (folder / "last.pt").read_bytes() == before
+    with pytest.raises(KwsError, match=r"another configuration.*lr: 0.004 → 0.1"):
+        trained(corpus, folder, "optim.optimizer.lr=0.1")
+    trained(corpus, folder, "train.epochs=3")  # longer: it goes on
+    assert "epochs: 2 → 3" in capsys.readouterr().out
+    assert torch.load(folder / "last.pt", weights_only=True)["position"]["step"] == 3 * len(losses(folder)) // 3
+
+
+def test_twelve_words_start_fifteen(corpus, finished, tmp_path, capsys):
+    """Labels are carried by name, a wider layer is copied where it overlaps, and the old words are known at once."""
+    root = tmp_path / "more"
+    rng = np.random.default_rng(5)
+    for split in ("train", "validation", "test"):
+        (root / split).mkdir(parents=True)
+        for name in os.listdir(corpus / split):
+            (root / split / name).symlink_to(corpus / split / name)
+        (root / split / "another").mkdir()
+        for i in range(8):
+            audio.write(root / split / "another" / f"n{i}_nohash_0.wav", rng.standard_normal(6000) * 4000, RATE)
+    words = "data.words=[another,low,high,rise,fall]"
+    wide = "model.table=[conv_k7_s2_c24,ds_k5_c16_res]"
+    more = [words, wide, f"init_from={finished[0]}", "init_overlap=true", "init_names=true"]
+    trainer = Trainer(config("train", *tiny(root, *more)), tmp_path / "wide")
+    trainer.begin()
+    out = capsys.readouterr().out
+    assert "labels carried: low, high, rise, fall, _silence_" in out
+    assert "overlapped: blocks.0.conv.conv.weight" in out
+    assert "2 carried" in out
+    known = [i for i, clip in enumerate(trainer.data["validation"].clips) if clip.label in ("low", "high", "rise", "fall")]
+    batch = next(iter(load(trainer.data["validation"], [[(0, i) for i in known]], 0)))
+    with torch.no_grad():
+        answers = trainer.model.eval().clip_logits(trainer.extractor.stream(batch["wave"], flush=True)[0]).argmax(1)
+    assert (answers == batch["label"]).float().mean() >= 0.6
+    with pytest.raises(KwsError, match="nothing of the checkpoint fits"):
+        table = "model.table=[conv_k3_c20]"
+        Trainer(config("train", *tiny(corpus, f"init_from={finished[0]}", table)), tmp_path / "no").begin()
+
+
+def test_resuming_a_changed_model_keeps_what_fits(corpus, finished, tmp_path, capsys):
+    longer = [f"resume={finished[0] / 'last.pt'}", "train.epochs=13", "model.table=[conv_k5_s2_c16,ds_k7_c16_res]"]
+    arguments = [a.replace("resume=", "resume.from=") for a in longer]
+    with pytest.raises(KwsError, match=r"(?s)resume.strict=true.*reset: blocks.1.depthwise.conv.weight"):
+        Trainer(config("train", *tiny(corpus, *arguments, "resume.strict=true")), tmp_path / "strict").begin()
+    trainer = Trainer(config("train", *tiny(corpus, *arguments)), tmp_path / "loose")
+    assert trainer.begin()
+    out = capsys.readouterr().out
+    assert "1 reset" in out
+    assert "1 tensors begin without optimiser state" in out
+    named = dict(trainer.model.named_parameters())
+    assert named["blocks.1.depthwise.conv.weight"] not in trainer.optimizer.state
+    assert named["classifier.weight"] in trainer.optimizer.state
+    assert trainer.run()["epoch"] == 13
+
+
+def test_a_loss_that_is_no_number_names_its_batch(corpus, tmp_path):
+    with pytest.raises(KwsError, match=r"loss is (nan|inf) at step \d+ .*\.wav"):
+        trained(corpus, tmp_path / "nan", "optim.optimizer.lr=1e30", "train.clip_norm=0")
+
+
+def test_early_stopping_balance_and_bf16(corpus, tmp_path, capsys):
+    trained(
+        corpus, tmp_path / "early", "train.epochs=40", "train.patience=1", "optim.optimizer.lr=0", "train.ema=0",
+        "train.balance=true", "train.precision=bf16", "train.tensorboard=true",
+    )  # fmt: skip
+    rows = [row for row in read_rows(tmp_path / "early" / "metrics.jsonl") if "validation_loss" in row]
+    assert len(rows) < 40
+    assert any(name.startswith("events") for name in os.listdir(tmp_path / "early" / "tensorboard"))
+
+
+def test_a_broken_file_is_named(corpus, tmp_path):
+    root = tmp_path / "broken"
+    for split in ("train", "validation", "test"):
+        for word in ("low", "high"):
+            (root / split / word).mkdir(parents=True)
+            for i in range(3):
+                audio.write(root / split / word / f"{i}.wav", spoken(word, np.random.default_rng(i)), RATE)
+    (root / "train" / "low" / "1.wav").write_text("this is no sound")
+    for workers in (0, 1):
+        with pytest.raises(KwsError, match=r"low.1\.wav"):
+            trained(root, tmp_path / "out", "data.silence=false", f"train.workers={workers}")
+
+
+def test_many_runs_at_once(corpus, tmp_path):
+    run(*tiny(corpus), f"runs={tmp_path}", "name='s${seed}'", "seed=1,2", "train.epochs=1", "--multirun")
+    assert {"s1", "s2"} <= set(os.listdir(tmp_path))
+
+
+def test_mistakes_on_the_command_line_are_one_line(corpus, tmp_path):
+    wrong = run("model=gohst", check=False)
+    assert wrong.returncode != 0
+    assert "dscnn_100k" in wrong.stderr
+    nothing = run(f"data.root={tmp_path}", "data=folder", f"runs={tmp_path / 'runs'}", check=False)
+    assert nothing.returncode == 2
+    assert "Traceback" not in nothing.stderr
+    assert str(tmp_path) in nothing.stderr
+
+
+class TestCheckpoint:
+    def test_foreign_and_broken_files_are_named(self, tmp_path):
+        cases = {"text.pt": b"hello", "empty.pt": b"", "cut.pt": None}
+        torch.save({"a": 1}, tmp_path / "foreign.pt")
+        checkpoint.save(tmp_path / "good.pt", {"labels": ["a"]})
+        cases["cut.pt"] = (tmp_path / "good.pt").read_bytes()[:-40]
+        for name, content in cases.items():
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(KwsError, match=name):
+                checkpoint.load(tmp_path / name)
+        with pytest.raises(KwsError, match="not a checkpoint of kws"):
+            checkpoint.load(tmp_path / "foreign.pt")
+        with pytest.raises(KwsError, match="does not exist"):
+            checkpoint.load(tmp_path / "missing.pt")
+        torch.save({"format": 99, "labels": []}, tmp_path / "new.pt")
+        with pytest.raises(KwsError, match="format 99"):
+            checkpoint.load(tmp_path / "new.pt")
+
+    def test_a_checkpoint_holds_no_code(self, tmp_path):
+        torch.save({"format": 1, "labels": [], "x": subprocess.Popen}, tmp_path / "hostile.pt")
+        with pytest.raises(KwsError, match="cannot be read"):
+            checkpoint.load(tmp_path / "hostile.pt")
+
+    def test_killed_while_writing_leaves_a_whole_file(self, tmp_path):
+        code = (
+            "import sys, torch; from pathlib import Path; from kws.training import checkpoint\n"
+            "i = 0\n"
+            "while True:\n"
+            "    i += 1\n"
+            f"    checkpoint.save(Path({str(tmp_path)!r}) / 'c.pt', dict(labels=['a'], i=i, w=torch.full((200000,), i)))\n"
+        )
+        for wait in (0.0, 0.05, 0.11, 0.013):
+            process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+            while not (tmp_path / "c.pt").exists() and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(wait)
+            process.kill()
+            process.wait()
+            saved = checkpoint.load(tmp_path / "c.pt")
+            assert (saved["w"] == saved["i"]).all()
+            (tmp_path / "c.pt").unlink()
+
+    def test_what_was_trained_is_what_listens(self, finished):
+        opened = open_checkpoint(finished[0])
+        saved = torch.load(finished[0] / "best.pt", weights_only=True)
+        assert opened.labels == saved["labels"]
+        assert all(torch.equal(opened.model.state_dict()[name], value) for name, value in saved["ema"].items())
+        assert opened.options.num_mel_bins == 40
+
+
+class TestBatches:
+    def test_positions_and_shares(self):
+        whole = list(Batches(23, 5, (0, 3), seed=1))
+        assert len(whole) == 15
+        assert list(Batches(23, 5, (1, 3), seed=1, first_batch=2)) == whole[7:]
+        assert sorted(i for batch in whole[:5] for _, i in batch) == list(range(23))
+        shares = [list(Batches(23, 5, (0, 3), seed=1, rank=r, world=2)) for r in (0, 1)]
+        assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(batch) for batch in whole]
+
+    def test_balance(self):
+        labels = np.array([0] * 90 + [1] * 10)
+        drawn = [labels[i] for batch in Batches(100, 10, (0, 50), balance=labels) for _, i in batch]
+        assert 0.45 < np.mean(drawn) < 0.55
+
+    def test_a_clip_is_a_function_of_its_key(self, corpus):
+        cfg = config("train", *tiny(corpus))
+        data = Trainer(cfg, corpus.parent / "unused").data["train"]
+        key = (3, 7)
+        first = data[key]
+        _ = data[(0, 1)], data[(3, 8)]
+        again = data[key]
+        assert all(torch.equal(torch.as_tensor(first[name]), torch.as_tensor(again[name])) for name in first)
+        assert not torch.equal(data[(4, 7)]["wave"], first["wave"])
+        keys = [[(0, i) for i in range(5)], [(1, i) for i in range(5)]]
+        by_worker = [b["wave"] for b in load(data, keys, 2)]
+        assert all(torch.equal(a, b["wave"]) for a, b in zip(by_worker, load(data, keys, 0), strict=True))
+        assert isinstance(data, ClipDataset)
+        assert json.dumps(sorted(data.labels)) == '["_silence_", "fall", "high", "low", "rise"]'
