@@ -14,13 +14,10 @@ from hydra.errors import HydraException, InstantiationException
 from kws import __version__
 from kws.audio import AudioError
 
-# Keys whose value is a path wherever they stand: an existing path given to one of them is never read as
-# a number, a list or null, whatever it is called.
-PATH_KEYS = {"input", "output", "checkpoint", "root", "path", "resume", "from", "init_from", "json", "plot", "cache"}
+# Keys whose value is a path wherever they stand: it is never read as a number or a list, whatever it is called.
+PATH_KEYS = {"input", "output", "checkpoint", "root", "path", "from", "init_from", "plot", "cache", "rooms"}
 # `resume=PATH` beside `resume.strict=true`: a mapping cannot also be a value, so the short form is spelled out.
 SHORT_FORMS = {"resume": "resume.from"}
-
-
 # Settings of a run that change how a run is carried out and not what it computes.
 HOW_TO_RUN = ("resume", "train.workers", "train.threads", "train.device", "train.checkpoint_every", "name", "hydra")
 
@@ -46,21 +43,25 @@ def _quoted(value: str) -> str:
     return f"'{value}'"
 
 
-def quote_override(argument: str) -> str:
+def quote_override(argument: str, sweep: bool = False) -> str:
     """`key=value` so that Hydra takes any existing path literally, spaces, `=`, brackets and all.
 
-    What Hydra's grammar reads as it stands is left alone, unless it is a path given to a path key; a value that
-    the grammar refuses (an output folder that does not exist yet) is taken as a plain string.
+    What a path key is given is always a string, an output folder that does not exist yet too, but for null and for the
+    list of a `sweep`. Elsewhere what Hydra's grammar reads is left alone unless it is an existing path, and what the
+    grammar refuses is taken as a string.
     """
     key, equals, value = argument.partition("=")
     if not equals or argument.startswith("-") or not re.fullmatch(r"[+~]{0,2}[\w./@-]+", key):
         return argument
     bare = key.lstrip("+~")
     key = key.replace(bare, SHORT_FORMS.get(bare, bare))
-    name = re.split(r"[./@]", key)[-1]
+    name = key.rsplit(".", 1)[-1]
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return f"{key}={value}"
-    if value and os.path.exists(value) and (name in PATH_KEYS or not re.fullmatch(r"[\w./:+-]+", value, re.ASCII)):
+    exists = value and os.path.exists(value)
+    if name in PATH_KEYS and (exists or (value not in ("", "null") and not (sweep and "," in value))):
+        return f"{key}={_quoted(value)}"
+    if exists and not re.fullmatch(r"[\w./:+-]+", value, re.ASCII):
         return f"{key}={_quoted(value)}"
     try:
         OverridesParser.create().parse_override(f"{key}={value}")
@@ -75,7 +76,8 @@ def command(config_name: str):
     def decorate(function):
         @functools.wraps(function)
         def run():
-            arguments = [quote_override(argument) for argument in sys.argv[1:]]
+            sweep = bool({"-m", "--multirun"} & set(sys.argv))
+            arguments = [quote_override(argument, sweep) for argument in sys.argv[1:]]
             if "--version" in arguments:
                 print(f"kws {__version__}")
                 return
@@ -86,9 +88,14 @@ def command(config_name: str):
                 hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(told)()
             except KeyboardInterrupt:
                 raise SystemExit(130) from None
+            except SystemExit as stop:  # Hydra exits with 1 where it refuses the command line
+                raise SystemExit(2 if stop.code == 1 and not begun else stop.code) from None
+
+        begun = []
 
         @functools.wraps(function)
         def told(cfg):  # inside Hydra, which would otherwise print a trace of its own
+            begun.append(True)
             try:
                 return function(cfg)
             except (KwsError, AudioError) as error:

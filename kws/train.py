@@ -43,6 +43,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     if not trainer.begin():
         return trainer.best["validation_accuracy"]
     best = trainer.run()
+    distributed.barrier()  # the first process writes it
     path = folder / checkpoint.BEST
     saved = checkpoint.load(path, trainer.device)
     model = trainer.model

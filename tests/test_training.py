@@ -42,7 +42,9 @@ def finished(corpus, tmp_path_factory):
 def test_it_learns_and_leaves_what_it_promises(finished):
     folder, accuracy = finished
     assert accuracy >= 0.8
-    assert {"best.pt", "last.pt", "metrics.jsonl", "config.yaml", "curves.png", "confusion.png"} <= set(os.listdir(folder))
+    assert {"best.pt", "last.pt", "metrics.jsonl", "config.yaml", "curves.png", "confusion.png"} <= set(
+        os.listdir(folder)
+    )
     steps = [step for step, _ in losses(folder)]
     assert steps == list(range(1, len(steps) + 1))
     saved = torch.load(folder / "last.pt", weights_only=True)
@@ -137,7 +139,9 @@ def test_twelve_words_start_fifteen(corpus, finished, tmp_path, capsys):
     assert "labels carried: low, high, rise, fall, _silence_" in out
     assert "overlapped: blocks.0.conv.conv.weight" in out
     assert "2 carried" in out
-    known = [i for i, clip in enumerate(trainer.data["validation"].clips) if clip.label in ("low", "high", "rise", "fall")]
+    known = [
+        i for i, clip in enumerate(trainer.data["validation"].clips) if clip.label in ("low", "high", "rise", "fall")
+    ]
     batch = next(iter(load(trainer.data["validation"], [[(0, i) for i in known]], 0)))
     with torch.no_grad():
         answers = trainer.model.eval().clip_logits(trainer.extractor.stream(batch["wave"], flush=True)[0]).argmax(1)

@@ -1,0 +1,159 @@
+"""Augmentation and synthetic words."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE, config, speechlike
+from hydra.utils import instantiate
+
+from kws import audio
+from kws.augment import Augment, change_speed, level, made_room, mask, mix
+from kws.config import KwsError
+from kws.data.dataset import ClipDataset
+from kws.data.source import Clip
+from kws.data.synthetic import Synthetic
+
+pytest.importorskip("espeakng_loader", reason="espeakng-loader is not installed")
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_noise_is_added_at_its_ratio():
+    wave, noise = speechlike(8000), rng().standard_normal(8000).astype(np.float32)
+    for snr in (-5, 0, 20):
+        added = mix(wave, noise, snr, level(wave)) - wave
+        assert abs(20 * np.log10(level(wave) / level(added)) - snr) < 0.01
+
+
+def test_speed_moves_the_pitch():
+    t = np.arange(RATE) / RATE
+    faster = change_speed(np.sin(2 * np.pi * 400 * t).astype(np.float32), 1.25)
+    assert len(faster) == 12800
+    np.testing.assert_allclose(faster[100:-100], np.sin(2 * np.pi * 500 * t[: len(faster)])[100:-100], atol=2e-3)
+
+
+def test_rooms_ring_and_keep_level_and_length():
+    room = made_room(RATE, 300, rng())
+    assert len(room) == 4800
+    assert room[0] == 1
+    assert level(room[-480:]) < 0.02 * level(room[50:530])
+    augment = Augment(room_chance=1.0, tilt_chance=1.0)
+    wave = speechlike(8000)
+    changed = augment.filter(wave, RATE, rng())
+    assert changed.shape == wave.shape
+    assert abs(level(changed) / level(wave) - 1) < 1e-3
+    assert np.abs(changed - wave).max() > 0.01 * np.abs(wave).max()
+
+
+def test_measured_rooms_are_read(tmp_path):
+    delay = np.zeros(801)
+    delay[[0, 800]] = 16000
+    audio.write(tmp_path / "delay.wav", delay, RATE)
+    click = np.zeros(4000, np.float32)
+    click[100] = 1000
+    changed = Augment(room_chance=1.0, rooms=str(tmp_path)).filter(click, RATE, rng())
+    assert np.argsort(-np.abs(changed))[:2].tolist() in ([100, 900], [900, 100])
+    with pytest.raises(audio.AudioError, match="no sound files"):
+        Augment(room_chance=1.0, rooms=str(tmp_path / "empty")).filter(click, RATE, rng())
+
+
+def test_masks_cover_what_they_say():
+    augment = Augment(time_masks=2, time_mask_ms=100, frequency_masks=1, frequency_mask_share=0.2)
+    drawn = augment.masks(50, 40, 10.0, rng(1))
+    assert drawn.shape == (3, 3)
+    assert (drawn[:, 2] - drawn[:, 1] <= [10, 10, 8]).all()
+    frames, mean = torch.randn(1, 50, 40) + 9, torch.arange(40.0)
+    hidden = mask(frames, torch.from_numpy(drawn)[None], mean)[0]
+    for t in range(50):
+        for f in range(40):
+            inside = any(a <= (t, f)[axis] < b for axis, a, b in drawn)
+            assert hidden[t, f] == (mean[f] if inside else frames[0, t, f])
+
+
+def test_clips_are_placed_whole_and_long_ones_at_their_loudest(tmp_path):
+    wave = np.zeros(3 * RATE)
+    wave[20000:24000] = 8000
+    audio.write(tmp_path / "long.wav", wave, RATE)
+    audio.write(tmp_path / "short.wav", np.full(1600, 5000), RATE)
+    clips = [Clip(str(tmp_path / "long.wav"), "a"), Clip(str(tmp_path / "short.wav"), "a"),
+             Clip(str(tmp_path / "long.wav"), "a", 1.25, 1.5)]  # fmt: skip
+    data = ClipDataset(clips, ["a"], RATE, 1000)
+    long, short, part = (data[(0, i)]["wave"].numpy() for i in range(3))
+    assert np.count_nonzero(long) == 4000
+    assert np.flatnonzero(short).tolist() == list(range(7200, 8800))
+    assert np.count_nonzero(part) == 4000
+    moved = ClipDataset(clips, ["a"], RATE, 1000, Augment(onset_ms=0, lead_ms=300))
+    starts = {int(np.flatnonzero(moved[(e, 1)]["wave"].numpy())[0]) for e in range(20)}
+    assert len(starts) > 10
+    assert min(starts) >= 4800
+    with pytest.raises(KwsError, match="labelled a"):
+        ClipDataset(clips, ["b"], RATE, 1000)
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("synthetic")
+    overrides = [
+        "data.words=[left,right,hey aurora]", "data.per_word=24", "data.per_word_evaluation=8", f"data.cache={cache}",
+        "data.noise_seconds=4", "data.workers=1",
+    ]  # fmt: skip
+    source = instantiate(config("train", *overrides, "name=x").data, _convert_="all")
+    source.prepare()
+    return source, cache, overrides
+
+
+def test_splits_share_no_voice_and_no_kept_range(synthetic):
+    source, _, _ = synthetic
+    said = {split: [u for _, u in source._utterances(split)] for split in ("train", "validation", "test")}
+    voices = {split: {u.variant for u in said[split]} for split in said}
+    assert not voices["train"] & (voices["validation"] | voices["test"])
+    assert not voices["validation"] & voices["test"]
+    assert source.kept_accent not in {u.accent for u in said["train"]}
+    assert source.kept_accent in {u.accent for u in said["test"]}
+    assert not any(160 <= u.rate < 175 or 45 <= u.pitch < 55 for u in said["train"])
+    assert all(160 <= u.rate < 175 and 45 <= u.pitch < 55 for u in said["test"])
+
+
+def test_other_words_of_the_test_are_never_trained_on(synthetic):
+    source, _, _ = synthetic
+    others = {split: set(source._others(split)) for split in ("train", "validation", "test")}
+    assert not others["test"] & (others["train"] | others["validation"])
+    heard = {split: {source._sound(w) for w in others[split]} for split in others}
+    spotted = {source._sound(w) for w in source.words}
+    assert not heard["test"] & heard["train"]
+    assert not spotted & (heard["train"] | heard["test"])
+    assert "write" not in others["train"] | others["test"]  # sounds like right
+
+
+def test_clips_are_made_once_and_can_be_read(synthetic):
+    source, cache, overrides = synthetic
+    clips = source.clips("train")
+    assert [sum(c.label == label for c in clips) for label in source.labels] == [24, 24, 24, 36, 7]
+    assert len({c.path for c in clips if c.label != "_silence_"}) == 24 * 3 + 36
+    for clip in [clip for clip in clips if clip.label != "_silence_"][::9]:
+        samples, rate = audio.read(clip.path)
+        assert rate == RATE
+        assert 0.05 * RATE < len(samples) < 3 * RATE
+    times = {p: p.stat().st_mtime_ns for p in cache.rglob("*.wav")}
+    again = instantiate(config("train", *overrides, "name=x").data, _convert_="all")
+    again.prepare()
+    assert {p: p.stat().st_mtime_ns for p in cache.rglob("*.wav")} == times
+    assert again.clips("test") == source.clips("test")
+
+
+def test_words_must_be_words(tmp_path):
+    settings = {
+        "other_words": [str(i) for i in range(20)],
+        "cache": tmp_path,
+        "accents": ["en"],
+        "kept_accent": "en-us",
+    }
+    with pytest.raises(KwsError, match=r"True is a bool.*quotes"):
+        Synthetic([True, "no"], **settings)
+    with pytest.raises(KwsError, match="no voice xx"):
+        made = Synthetic(["stop"], per_word=2, workers=1, **{**settings, "accents": ["en"], "kept_accent": "xx"})
+        made.prepare()
+    with pytest.raises(KwsError, match="is listed twice"):
+        Synthetic(["stop", "stop"], **settings)

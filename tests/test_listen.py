@@ -1,0 +1,105 @@
+"""A trained spotter on streams: cut anyhow, at any rate, from a file or a pipe."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE, ROOT, config, run, spoken, tiny
+
+from kws import audio
+from kws.spotter import Spotter, open_checkpoint
+from kws.train import train
+
+DECISION = {"threshold": 0.5, "smoothing_ms": 100.0, "refractory_ms": 300.0, "warm_up_ms": 300.0}
+
+
+@pytest.fixture(scope="module")
+def folder(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("listen") / "run"
+    train(config("train", *tiny(corpus, "train.epochs=25", "model.window_ms=500")), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stream() -> tuple[np.ndarray, list[tuple[str, float, float]]]:
+    """Words with pauses, (n,) in int16 units, and what is said when, in seconds."""
+    rng, said = np.random.default_rng(3), []
+    sound = [rng.standard_normal(RATE) * 60]
+    for word in ["low", "high", "rise", "fall", "high", "low"]:
+        at = sum(map(len, sound)) / RATE
+        sound += [spoken(word, rng), rng.standard_normal(RATE) * 60]
+        said.append((word, at, at + 0.5))
+    return np.concatenate(sound).astype(np.float32), said
+
+
+def heard(spotter, samples, size):
+    found = []
+    for at in range(0, len(samples), size):
+        found += spotter.push(samples[at : at + size])
+    return found + spotter.push(samples[:0], flush=True)
+
+
+def test_it_hears_what_is_said_when_it_is_said(folder, stream):
+    samples, said = stream
+    found = heard(Spotter(open_checkpoint(folder), **DECISION), samples, 1600)
+    right = [any(d.word == w and begin <= d.end <= end + 0.5 for d in found) for w, begin, end in said]
+    assert sum(right) >= 5, found
+    assert len(found) <= 8
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_any_cutting_gives_the_same_scores_and_words(folder, stream, rate):
+    samples = audio.resample(stream[0], RATE, rate)
+    trained = open_checkpoint(folder)
+    whole = Spotter(trained, rate, **DECISION).scores(samples, flush=True)
+    expected = heard(Spotter(trained, rate, **DECISION), samples, len(samples))
+    for size in (137, 1600, 9973):
+        spotter = Spotter(trained, rate, **DECISION)
+        rows = [spotter.scores(samples[at : at + size]) for at in range(0, len(samples), size)]
+        rows.append(spotter.scores(samples[:0], flush=True))
+        np.testing.assert_allclose(np.concatenate(rows), whole, atol=1e-5)
+        spotter.reset()
+        found = heard(spotter, samples, size)
+        assert [(d.word, d.start, d.end) for d in found] == [(d.word, d.start, d.end) for d in expected]
+
+
+def test_scores_are_the_offline_models(folder, stream):
+    trained = open_checkpoint(folder)
+    samples = torch.from_numpy(stream[0])[None]
+    with torch.no_grad():
+        offline = trained.model(trained.extractor(samples)[0])[0].softmax(1)
+    got = Spotter(trained).scores(stream[0], flush=True)
+    np.testing.assert_allclose(got, offline, atol=1e-5)
+
+
+def test_file_and_pipe_give_the_same_lines(folder, stream, tmp_path):
+    path = tmp_path / "said [all] = 1.wav"
+    audio.write(path, stream[0], RATE)
+    options = [f"checkpoint={folder}", *(f"decision.{k}={v}" for k, v in DECISION.items())]
+    by_file = run(*options, f"input={path}", f"json={tmp_path / 'found.jsonl'}", module="kws.listen")
+    pcm = np.rint(stream[0]).astype("<i2").tobytes()
+    by_pipe = subprocess.run(
+        [sys.executable, "-m", "kws.listen", *options, "input=-", "chunk_ms=37"], input=pcm, cwd=ROOT, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert by_pipe.returncode == 0, by_pipe.stderr
+    assert by_pipe.stdout.decode() == by_file.stdout
+    rows = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert len(rows) == len(by_file.stdout.splitlines()) >= 5
+    assert "0.0 s dropped" in by_file.stderr
+
+
+def test_mistakes_are_one_line(folder, tmp_path):
+    for arguments, words in (
+        ([f"checkpoint={tmp_path / 'none.pt'}", "input=x.wav"], "does not exist"),
+        ([f"checkpoint={folder}", f"input={tmp_path / 'none.wav'}"], "none.wav"),
+        ([f"checkpoint={folder}", "device=no such microphone"], "microphone"),
+    ):
+        done = run(*arguments, module="kws.listen", check=False)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
