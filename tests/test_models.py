@@ -128,3 +128,24 @@ def test_rows_are_read():
 def test_a_clip_too_short_for_a_step_has_no_step():
     model = build(["conv_k3_s4_c8"], n_features=4, n_classes=2).eval()
     assert model(torch.zeros(2, 3, 4)).shape == (2, 0, 2)
+
+
+@torch.no_grad()
+def test_a_stream_survives_torch_export():
+    model = model_of("ghost_10k", "model.table=[conv_k3_s2_c16,ghost2_k5_c16_e2_se4]")
+    frames, state = torch.randn(1, 20, 40), model.initial_state()
+    del state["input"]  # whole steps leave nothing over
+
+    class Step(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, frames, state):
+            logits, state = self.model.stream(frames, {"input": frames[:, :0], **state})
+            return logits, {name: slot for name, slot in state.items() if name != "input"}
+
+    exported = torch.export.export(Step(), (frames[:, :10], state)).module()
+    first, state = exported(frames[:, :10], state)
+    second, _ = exported(frames[:, 10:], state)
+    torch.testing.assert_close(torch.cat([first, second], 1), model(frames), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,1 @@
+"""Commands that print figures, ours beside others, on the machine they run on."""

@@ -1,0 +1,90 @@
+"""Figures of an evaluation, and the command that prints them."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import RATE, WORDS, config, run, spoken, tiny
+
+from kws import audio
+from kws.benchmarks.listening import match
+from kws.decision import Detection
+from kws.metrics import accuracy, confusion_matrix, per_word, wilson_interval
+from kws.train import train
+
+
+@pytest.fixture(scope="module")
+def folder(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    train(config("train", *tiny(corpus, "train.epochs=25", "model.window_ms=500")), folder)
+    return folder
+
+
+def test_intervals_are_wilsons():
+    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29
+    for (r, n), (low, high) in {
+        (81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0.0, 0.1611), (1, 29): (0.0061, 0.1718),
+    }.items():  # fmt: skip
+        np.testing.assert_allclose(wilson_interval(r, n), (low, high), atol=5e-5)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_matrix_and_words():
+    matrix = confusion_matrix([0, 0, 1, 2], [0, 1, 1, 1], 3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
+    assert accuracy(matrix) == 0.5
+    rows = per_word(matrix, ["a", "b", "c"])
+    assert rows["a"] == {"clips": 2, "recall": 0.5, "precision": 1.0}
+    assert rows["b"]["precision"] == pytest.approx(1 / 3)
+    assert rows["c"] == {"clips": 1, "recall": 0.0, "precision": 0.0}
+
+
+def test_own_data(folder, tmp_path):
+    done = run(f"checkpoint={folder}", f"json={tmp_path / 'f.json'}", "workers=0", module="kws.evaluate")
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["split"] == "test"
+    assert figures["clips"] == sum(row["clips"] for row in figures["words"].values())
+    assert figures["interval"][0] < figures["accuracy"] < figures["interval"][1] or figures["accuracy"] == 1
+    assert figures["accuracy"] >= 0.8
+    assert f"{100 * figures['accuracy']:.2f} %" in done.stdout
+    assert (folder / "confusion-test.png").is_file()
+
+
+def test_other_data_is_asked_for_the_words_in_both(folder, tmp_path):
+    root, rng = tmp_path / "mine", np.random.default_rng(9)
+    for word in ("high", "low", "sideways"):
+        (root / word).mkdir(parents=True)
+        for i in range(6):
+            audio.write(root / word / f"{i}.wav", spoken(word if word in WORDS else "rise", rng), RATE)
+    done = run(f"checkpoint={folder}", "data=folder", f"data.root={root}", "workers=0", module="kws.evaluate")
+    assert "words in both: high low" in done.stdout
+    assert "of 12 clips" in done.stdout
+    (root / "high").rename(root / "x")
+    (root / "low").rename(root / "y")
+    wrong = run(f"checkpoint={folder}", "data=folder", f"data.root={root}", module="kws.evaluate", check=False)
+    assert wrong.returncode == 2
+    assert "the checkpoint knows fall, high" in wrong.stderr
+
+
+def test_noise_makes_it_harder(folder, tmp_path):
+    figures = []
+    for snr in (20, -20):
+        run(f"checkpoint={folder}", f"snr={snr}", f"json={tmp_path / 'f.json'}", "workers=0", module="kws.evaluate")
+        figures.append(json.loads((tmp_path / "f.json").read_text())["accuracy"])
+    assert figures[0] > figures[1]
+
+
+def test_a_stream_of_clips(folder, tmp_path):
+    wanted = [f"checkpoint={folder}", "clips=12", f"json={tmp_path / 'f.json'}", "decision.threshold=0.5"]
+    done = run(*wanted, "decision.smoothing_ms=100", "gap_ms=700", module="kws.benchmarks.listening")
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["words"] == 12
+    assert figures["heard"] >= 9, done.stdout
+
+
+def test_an_alarm_answers_one_clip():
+    said = [("a", 1.0, 2.0), (None, 3.0, 4.0), ("b", 5.0, 6.0)]
+    alarms = [Detection(w, t, t, 0.9) for w, t in (("a", 2.4), ("a", 2.45), ("b", 3.5), ("b", 6.6), ("b", 5.1))]
+    heard, false = match(said, alarms, 0.5)
+    assert {i: d.end for i, d in heard.items()} == {0: 2.4, 2: 5.1}
+    assert [d.end for d in false] == [2.45, 3.5, 6.6]
