@@ -19,7 +19,10 @@ PATH_KEYS = {"input", "output", "checkpoint", "root", "path", "from", "init_from
 # `resume=PATH` beside `resume.strict=true`: a mapping cannot also be a value, so the short form is spelled out.
 SHORT_FORMS = {"resume": "resume.from"}
 # Settings of a run that change how a run is carried out and not what it computes.
-HOW_TO_RUN = ("resume", "train.workers", "train.threads", "train.device", "train.checkpoint_every", "name", "hydra")
+HOW_TO_RUN = (
+    "name", "runs", "hydra", "resume", "init_from", "init_overlap", "init_names", "data.workers", "train.workers",
+    "train.threads", "train.device", "train.checkpoint_every", "train.tensorboard",
+)  # fmt: skip
 
 
 class KwsError(Exception):

@@ -1,7 +1,7 @@
 """Says what a model costs before it is trained.
 
-    python -m kws.cost model=ghost
-    python -m kws.cost model=dscnn model.width=2 classes=35 json=true
+python -m kws.cost model=ghost
+python -m kws.cost model=dscnn model.width=2 classes=35 json=true
 """
 
 import dataclasses

@@ -10,8 +10,10 @@ Ctrl-C ends. Exit codes: 0 the end or Ctrl-C, 2 a mistake or a missing device, w
 """
 
 import json
+import os
 import queue
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,6 +28,7 @@ from kws.decision import Detection
 from kws.spotter import Spotter, open_checkpoint
 
 DEVICE_SILENT_S = 3.0  # without a block for this long the microphone is gone
+SILENT = f"the microphone gave no sound for {DEVICE_SILENT_S:g} s: unplugged, or taken by another program?"
 BACKLOG_S = 2.0  # sound that may wait; what comes on top is dropped, and said
 
 
@@ -163,9 +166,7 @@ def _microphone(cfg: DictConfig, target: int):
             try:
                 block = waiting.get(timeout=DEVICE_SILENT_S)
             except queue.Empty:
-                raise KwsError(
-                    f"the microphone gave no sound for {DEVICE_SILENT_S:g} s: unplugged, or taken by another program?"
-                ) from None
+                raise KwsError(SILENT) from None
             counts["waiting"] -= len(block)
             yield block
 
@@ -192,7 +193,12 @@ def _microphone(cfg: DictConfig, target: int):
     try:
         yield rate, blocks(), lambda: (counts["waiting"] / rate, counts["dropped"] / rate)
     finally:
-        stream.close(ignore_errors=True)
+        closer = threading.Thread(target=stream.close, kwargs={"ignore_errors": True}, daemon=True)
+        closer.start()
+        closer.join(DEVICE_SILENT_S)
+        if closer.is_alive():  # a sound server that hangs would keep PortAudio, and us, for ever
+            print(f"error: {SILENT}", file=sys.stderr, flush=True)
+            os._exit(2)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def torchrun(processes: int, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("batch_size", [16, 11])  # 106 clips: last batches of 10 and of 7
+@pytest.mark.parametrize("batch_size", [32, 27])  # 106 clips: last batches of 10 and of 25
 def test_losses_agree_with_one_process(corpus, tmp_path, batch_size):
     arguments = [
         *(a for a in tiny(corpus) if not a.startswith("model")), "model=ghost", "model.dropout=0", f"runs={tmp_path}",

@@ -1,6 +1,7 @@
 """Folders of sound to features on disk: what is broken is named, what is stopped goes on, nothing is lost or twice."""
 
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -21,10 +22,12 @@ import torch
 from kws import audio
 from kws import extract as command
 from kws.config import KwsError
-from kws.extract import Item, Pool, batches, extract, walk
+from kws.extract import Computer, Item, batches, extract, walk
 from kws.features import make_options
 from kws.features.extractor import FeatureExtractor
-from kws.features.kaldi_io import FeatureFolder, read_matrix, read_scp
+from kws.features.kaldi_io import read_matrix, read_scp
+from kws.features.store import ArkTable, FeatureFolder
+from kws.workers import ordered_map
 
 ROOT = Path(command.__file__).parents[1]
 OPTIONS = make_options("fbank", num_mel_bins=40)
@@ -310,18 +313,40 @@ def test_a_worker_that_dies_takes_one_file_with_it(tmp_path):
     for i in range(24):
         write(tmp_path / f"{i:02d}.wav", channels=3 if i in (5, 6) else 1)
     items = [Item(path.stem, str(path)) for path in sorted(tmp_path.glob("*.wav"))]
-    pool = Pool(2, (OPTIONS, DeadlyChannel(0), False, False))
-    try:
-        tasks = [items[at : at + 8] for at in range(0, 24, 8)]
-        done = [pair for task, results in pool.map(iter(tasks)) for pair in zip(task, results, strict=True)]
-    finally:
-        pool.close()
+    tasks = [items[at : at + 8] for at in range(0, 24, 8)]
+    work = ordered_map(Computer, (OPTIONS, DeadlyChannel(0), False, False), tasks, 2)
+    done = [pair for task, results in work for pair in zip(task, results, strict=True)]
     assert [item for item, _ in done] == items
     for i, (item, result) in enumerate(done):
         if i in (5, 6):
-            assert result.reason == "the process that worked on it died (signal 9; out of memory?)"
+            assert str(result) == "the process that worked on it died (signal 9; out of memory?)"
         else:
             np.testing.assert_array_equal(result.frames, expected(item.path))
+
+
+def test_workers_that_are_killed_from_outside_lose_nothing(tmp_path):
+    for i in range(8):
+        write(tmp_path / f"{i}.wav", start=i)
+    items = list(walk(str(tmp_path)))
+
+    def tasks():
+        yield from (items[:2], items[2:4])
+        for process in multiprocessing.active_children():  # one is idle, the other may be at work
+            process.kill()
+            process.join()
+        yield from (items[4:6], items[6:])
+
+    done = list(ordered_map(Computer, (OPTIONS, None, False, False), tasks(), 2))
+    assert [item for task, _ in done for item in task] == items
+    for item, result in zip(items, (result for _, results in done for result in results), strict=True):
+        np.testing.assert_array_equal(result.frames, expected(item.path))
+    assert not multiprocessing.active_children()
+
+
+def test_why_workers_cannot_begin_is_said(tmp_path):
+    options = make_options("fbank", dither=1)
+    with pytest.raises(KwsError, match="features: dither is not available"):
+        list(ordered_map(Computer, (options, None, False, False), [[Item("a", "/a")]] * 2, 2))
 
 
 def test_what_is_done_is_not_done_again(sounds, tmp_path, capsys):
@@ -350,12 +375,12 @@ def test_other_options_are_refused_by_name(sounds, tmp_path):
     extract(root, tmp_path, OPTIONS)
     before = contents(tmp_path)
     for changes, reason in [
-        ({"options": make_options("fbank", num_mel_bins=23)}, r"features\.num_mel_bins=40 \(now 23\)"),
-        ({"options": make_options("mfcc")}, r"features\.type=fbank \(now mfcc\)"),
-        ({"format": "npy"}, r"format=ark \(now npy\)"),
-        ({"channel": 0}, r"channel=None \(now 0\)"),
-        ({"resample": True}, r"resample=False \(now True\)"),
-        ({"input": sounds[0] / "set 2"}, r"input=.*set 1 \(now .*set 2\)"),
+        ({"options": make_options("fbank", num_mel_bins=23)}, r"features\.num_mel_bins: 40 → 23"),
+        ({"options": make_options("mfcc")}, r"features\.type: fbank → mfcc"),
+        ({"format": "npy"}, r"format: ark → npy"),
+        ({"channel": 0}, r"channel: None → 0"),
+        ({"resample": True}, r"resample: False → True"),
+        ({"input": sounds[0] / "set 2"}, r"input: .*set 1 → .*set 2"),
     ]:
         with pytest.raises(KwsError, match=reason):
             extract(**({"input": root, "output": tmp_path, "options": OPTIONS} | changes))
@@ -373,23 +398,23 @@ def test_options_may_change_while_nothing_is_done(tmp_path):
 def test_a_second_run_at_once_is_refused(sounds, tmp_path):
     settings = {"format": "ark", "features": {}}
     holder = FeatureFolder(str(tmp_path), 40, settings)
-    with pytest.raises(KwsError, match=f"in use by process {os.getpid()}"):
+    with pytest.raises(KwsError, match=f"{tmp_path}: in use by another process"):
         extract(sounds[0], tmp_path, OPTIONS)
     holder.close()
 
 
 def test_a_full_disk_is_a_mistake_that_can_be_gone_on_from(sounds, tmp_path, monkeypatch):
     extract(sounds[0], tmp_path / "whole", OPTIONS)
-    write_rows = FeatureFolder.write
+    append = ArkTable.append
 
-    def full(self, rows, failed):
-        if len(self.table.keys) + self.table.files[0].tell() > 100_000:
-            self.table.files[0].write(b"half a record")
+    def full(self, rows):
+        if self.files[0].tell() > 100_000:
+            self.files[0].write(b"half a record")
             raise OSError(28, "No space left on device")
-        write_rows(self, rows, failed)
+        append(self, rows)
 
     with monkeypatch.context() as patched:
-        patched.setattr(FeatureFolder, "write", full)
+        patched.setattr(ArkTable, "append", full)
         patched.setattr(command, "BATCH_FILES", 8)
         with pytest.raises(KwsError, match="No space left on device; once there is room the same command goes on"):
             extract(sounds[0], tmp_path / "out", OPTIONS)
@@ -497,7 +522,6 @@ def test_killed_at_several_moments_and_gone_on_with(many, tmp_path):
         killed += process.returncode in (-9, 143, 130)
         if process.returncode in (143, 130):
             assert "the same command goes on from there" in said
-            assert not (out / "lock").exists()
         assert "Traceback" not in errors
     assert killed >= 3
     done = sum(1 for _ in read_scp(out / "feats.scp"))

@@ -10,17 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kws.features.kaldi_io import (
-    HEADER_BYTES,
-    TABLES,
-    ArkTable,
-    FeatureFolder,
-    NpyTable,
-    read_ark,
-    read_matrix,
-    read_scp,
-    write_matrix,
-)
+from kws.config import KwsError
+from kws.features.kaldi_io import HEADER_BYTES, read_ark, read_matrix, read_scp, write_matrix
+from kws.features.store import TABLES, ArkTable, FeatureFolder, NpyTable
 
 RNG = np.random.default_rng(3)
 MATRICES = {
@@ -225,7 +217,9 @@ def test_a_folder_belongs_to_its_settings(tmp_path):
     assert folder.done == set()
     folder.write(ROWS, [("/in/a.wav", "text")])
     folder.close()
-    with pytest.raises(ValueError, match=r"made with features\.low_freq=30\.0 \(now 20\.0\): choose another"):
+    with pytest.raises(
+        KwsError, match=r"made with other settings \(features\.low_freq: 30\.0 → 20\.0\): choose another"
+    ):
         FeatureFolder(str(tmp_path / "out"), 4, SETTINGS)
     folder = FeatureFolder(str(tmp_path / "out"), 4, changed)
     assert folder.done == {"/in/a.wav"} | {key for key, _ in ROWS}
@@ -238,16 +232,17 @@ def test_a_folder_belongs_to_its_settings(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "feats.ark").write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"feats\.ark is there, but no options\.json"):
+    with pytest.raises(KwsError, match=r"feats\.ark is there, but no options\.json"):
         FeatureFolder(str(tmp_path), 4, SETTINGS)
     assert (tmp_path / "feats.ark").read_bytes() == b"precious"
 
 
-def test_a_folder_is_locked_by_its_process_and_not_by_a_dead_one(tmp_path):
-    (tmp_path / "lock").write_text("1")  # a process that is alive, but holds nothing
-    folder = FeatureFolder(str(tmp_path), 4, SETTINGS)
-    with pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
-        FeatureFolder(str(tmp_path), 4, SETTINGS)
+def test_a_folder_is_locked_while_it_is_open(tmp_path):
+    folder = FeatureFolder(tmp_path, 4, SETTINGS)
+    with pytest.raises(KwsError, match=f"{tmp_path}: in use by another process"):
+        FeatureFolder(tmp_path, 4, SETTINGS)
     folder.close()
-    assert not (tmp_path / "lock").exists()
-    FeatureFolder(str(tmp_path), 4, SETTINGS).close()
+    FeatureFolder(tmp_path, 4, SETTINGS).close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "failed.jsonl", "feats.ark", "feats.scp", "options.json", "utt2num_frames",
+    ]  # fmt: skip

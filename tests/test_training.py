@@ -112,7 +112,7 @@ def test_a_finished_run_is_left_alone(corpus, finished, tmp_path, capsys):
     trained(corpus, folder)
     assert "this run is finished" in capsys.readouterr().out
     assert (folder / "last.pt").read_bytes() == before
-    with pytest.raises(KwsError, match=r"another configuration.*lr: 0.004 → 0.1"):
+    with pytest.raises(KwsError, match=r"another configuration.*lr: 0.01 → 0.1"):
         trained(corpus, folder, "optim.optimizer.lr=0.1")
     trained(corpus, folder, "train.epochs=3")  # longer: it goes on
     assert "epochs: 2 → 3" in capsys.readouterr().out

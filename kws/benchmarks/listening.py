@@ -54,7 +54,9 @@ def main(cfg: DictConfig) -> None:
     )
     for alarm in false:
         print(f"  false: {alarm.word} at {alarm.end:.2f} s, score {alarm.score:.2f}, while {_said_at(said, alarm.end)}")
-    missed = [f"{word} at {begin:.1f} s" for i, (word, begin, _) in enumerate(said) if word is not None and i not in heard]
+    missed = [
+        f"{word} at {begin:.1f} s" for i, (word, begin, _) in enumerate(said) if word is not None and i not in heard
+    ]
     print(f"  missed: {', '.join(missed) or 'none'}")
     if cfg.json:
         Path(cfg.json).write_text(json.dumps(figures, indent=2) + "\n")

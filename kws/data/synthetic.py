@@ -123,9 +123,7 @@ class Synthetic(Source):
         return round(share * self.counts[split] * len(self.words)) if split == "train" else self.counts[split]
 
     def _others(self, split: str) -> list[str]:
-        """What `_unknown_` says in a split. A quarter of the words is kept for the test; for training as many blends
-        are added, the beginning of one word and the end of another, words to spot among them: what sounds alike but
-        is not the word."""
+        """What `_unknown_` says in a split. A quarter of the words is kept for the test."""
         spoken = {self._sound(word) for word in self.words}
         others = [word for word in self.other_words if self._sound(word) not in spoken]
         others.sort(key=lambda word: hashlib.sha1(word.encode()).hexdigest())
@@ -133,17 +131,7 @@ class Synthetic(Source):
         if split == "test":
             return tested
         spoken |= {self._sound(word) for word in tested}
-        others = [word for word in others if self._sound(word) not in spoken]
-        if split == "validation":
-            return others
-        rng, blends = np.random.default_rng(self.seed), {}
-        for _ in range(20 * len(others)):
-            first = self.words if rng.random() < 0.4 else others
-            head, tail = first[rng.integers(len(first))], others[rng.integers(len(others))]
-            blend = head[: -(-len(head) // 2)] + tail[len(tail) // 2 :]
-            if len(blends) < len(others) and self._sound(blend) not in spoken:
-                blends[blend] = None
-        return others + list(blends)
+        return [word for word in others if self._sound(word) not in spoken]
 
     def _sound(self, text: str) -> str:
         return _phonemes(text, self.accents[0])

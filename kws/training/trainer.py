@@ -51,6 +51,7 @@ class Trainer:
         self.cfg, self.folder = cfg, folder
         self.device = distributed.pick_device(cfg.train.device)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(cfg.train.threads or max(1, cores - cfg.train.workers))
         self.rank, self.world = distributed.start(self.device)
         self.source: Source = instantiate(cfg.data, _convert_="all")
@@ -84,8 +85,6 @@ class Trainer:
         self.schedule = instantiate(cfg.optim.schedule)(self.optimizer, self.total_steps)
         self.step, self.best, self.waited, self.signal = 0, {}, 0, None
         self.log: RunLog | None = None
-
-    # ---- where a run begins -------------------------------------------------------------------------------------
 
     def begin(self) -> bool:
         """Resumes, fits another checkpoint's weights, or starts fresh. False if the run is already finished."""
@@ -147,6 +146,8 @@ class Trainer:
             raise KwsError(f"resume from {path}: the model changed, and resume.strict=true\n{report.names()}")
         if self.ema is not None:
             checkpoint.fit(saved["ema"] or saved["model"], self.ema, labels, self.labels)
+        if "mean" not in report.kept:  # the features changed
+            self._normalise()
         same = not any(d.startswith(("optim.", "train.epochs:", "train.batch_size:")) for d in differences)
         dropped = checkpoint.restore_optimizer(
             self.optimizer, self.model, saved["optimizer"], set(report.kept), settings=same
@@ -171,8 +172,6 @@ class Trainer:
             say(report.names())
         say(f"resuming {path} at epoch {self.step / self.per_epoch:.2f} of {self.cfg.train.epochs}, step {self.step}")
         return True
-
-    # ---- the loop -----------------------------------------------------------------------------------------------
 
     def run(self) -> dict:
         """Trains to the end, from where `begin` put it.
@@ -205,8 +204,11 @@ class Trainer:
                 self._epoch(stream)
                 if self.step % self.per_epoch == 0:
                     early = self._validate()
-            finished = "early" if early else True
-            self._save(checkpoint.LAST, finished)
+                # only now, so that a run resumed from here has no epoch without its validation
+                done = self.step >= self.total_steps
+                self._save(checkpoint.LAST, "early" if early else done)
+                if not done and not early and distributed.any_process(self.signal is not None):
+                    raise Stopped(128 + (self.signal or signal.SIGTERM))
         finally:
             for s, handler in handlers.items():
                 signal.signal(s, handler)
@@ -215,6 +217,7 @@ class Trainer:
         return self.best
 
     def _epoch(self, stream) -> None:
+        """Trains to the end of the epoch, or to a signal."""
         epoch, done = divmod(self.step, self.per_epoch)
         self.model.train()
         clips = correct = loss_sum = 0
@@ -228,13 +231,11 @@ class Trainer:
                 loss_sum, clips, correct = loss_sum + loss * count, clips + count, correct + hits
                 bar.update()
                 bar.set_postfix(loss=f"{loss_sum / clips:.3f}", acc=f"{100 * correct / clips:.1f}%", refresh=False)
-                if distributed.any_process(self.signal is not None):
-                    self._save(checkpoint.LAST)
-                    raise Stopped(128 + (self.signal or signal.SIGTERM))
-                if self._checkpoint_due():
-                    self._save(checkpoint.LAST)
-                if self.step % self.per_epoch == 0:
+                if self.step % self.per_epoch == 0 or distributed.any_process(self.signal is not None):
                     return
+                every = self.cfg.train.checkpoint_every
+                if every and self.step % every == 0:
+                    self._save(checkpoint.LAST)
 
     def _train_step(self, batch: dict[str, Tensor]) -> tuple[float, int, int]:
         """One update. Returns loss, clips answered rightly and clips, of the global batch."""
@@ -308,8 +309,6 @@ class Trainer:
         )
         return bool(c.patience) and self.waited >= c.patience
 
-    # ---- what is written ----------------------------------------------------------------------------------------
-
     def plain_config(self) -> dict:
         return OmegaConf.to_container(self.cfg, resolve=True)
 
@@ -331,10 +330,6 @@ class Trainer:
                 "config": self.plain_config(), "labels": self.labels, "features": self.options,
             }  # fmt: skip
             checkpoint.save(self.folder / name, content)
-
-    def _checkpoint_due(self) -> bool:
-        every = self.cfg.train.checkpoint_every
-        return self.step % every == 0 if every else self.step % self.per_epoch == 0
 
     def _on_signal(self, number: int, _frame) -> None:
         if self.signal is not None:  # asked twice: at once
