@@ -24,7 +24,9 @@ def value_of(argument: str, key: str):
 
 
 NAMES = st.text(
-    st.sampled_from(string.ascii_letters + string.digits + " =[]{}()'\"\\,:$!#%&+~@^`;é日ß*?<>|-_."), min_size=1, max_size=20
+    st.sampled_from(string.ascii_letters + string.digits + " =[]{}()'\"\\,:$!#%&+~@^`;é日ß*?<>|-_."),
+    min_size=1,
+    max_size=20,
 ).filter(lambda name: name not in (".", "..") and name == name.strip())
 
 
@@ -113,7 +115,9 @@ def test_a_wheel_holds_the_configuration_and_nothing_beside_kws(tmp_path):
     subprocess.run(wheel, check=True)
     target = tmp_path / "site"
     made = next(tmp_path.glob("*.whl"))
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(made)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(made)], check=True
+    )
     assert {p.name for p in target.iterdir() if not p.name.endswith(".dist-info")} <= {"kws", "bin"}
     environment = {**os.environ, "PYTHONPATH": str(target)}
     done = subprocess.run(

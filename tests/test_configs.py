@@ -105,7 +105,10 @@ def in_layout(name: str, corpus, tmp_path) -> list[str]:
         return [f"data.root={corpus}"]
     if name == "speech_commands":
         return [f"data.root={official_layout(tmp_path / 'sc', ['go', 'stop', 'bed'])}", "data.words=[go,stop]"]
-    paths = {split: [(p, p.parent.name) for p in sorted((corpus / split).glob("[a-z]*/*.wav"))] for split in ("train", "validation")}
+    paths = {
+        split: [(p, p.parent.name) for p in sorted((corpus / split).glob("[a-z]*/*.wav"))]
+        for split in ("train", "validation")
+    }
     if name == "manifest":
         for split, clips in paths.items():
             rows = [json.dumps({"path": str(p), "label": word}) for p, word in clips]

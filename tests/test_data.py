@@ -152,8 +152,8 @@ def test_words_must_be_words(tmp_path):
     }
     with pytest.raises(KwsError, match=r"True is a bool.*quotes"):
         Synthetic([True, "no"], **settings)
+    made = Synthetic(["stop"], per_word=2, workers=1, **{**settings, "accents": ["en"], "kept_accent": "xx"})
     with pytest.raises(KwsError, match="no voice xx"):
-        made = Synthetic(["stop"], per_word=2, workers=1, **{**settings, "accents": ["en"], "kept_accent": "xx"})
         made.prepare()
     with pytest.raises(KwsError, match="is listed twice"):
         Synthetic(["stop", "stop"], **settings)

@@ -23,7 +23,8 @@ LAYERS = [
     "training",
 ]  # each may import what stands before
 TORCH_FREE = [
-    "__init__", "audio", "config", "decision", "metrics", "progress", "features/__init__", "features/options",
+    "__init__", "audio", "config", "decision", "metrics", "progress", "workers", "features/store", "features/__init__",
+    "features/options",
     "features/framing", "features/tables", "features/kaldi_io", "data/source", "data/espeak", "data/synthetic",
     "data/folder", "data/speech_commands", "data/manifest", "data/kaldi",
 ]  # fmt: skip

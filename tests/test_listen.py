@@ -83,8 +83,8 @@ def test_file_and_pipe_give_the_same_lines(folder, stream, tmp_path):
     by_file = run(*options, f"input={path}", f"json={tmp_path / 'found.jsonl'}", module="kws.listen")
     pcm = np.rint(stream[0]).astype("<i2").tobytes()
     by_pipe = subprocess.run(
-        [sys.executable, "-m", "kws.listen", *options, "input=-", "chunk_ms=37"], input=pcm, cwd=ROOT, capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "kws.listen", *options, "input=-", "chunk_ms=37"], input=pcm, cwd=ROOT,
+        capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert by_pipe.returncode == 0, by_pipe.stderr
     assert by_pipe.stdout.decode() == by_file.stdout

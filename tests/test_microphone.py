@@ -37,7 +37,12 @@ def pulse(tmp_path):
         env=environment, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     for _ in range(50):
-        if subprocess.run(["pactl", "set-default-source", "fake.monitor"], env=environment, capture_output=True).returncode == 0:
+        if (
+            subprocess.run(
+                ["pactl", "set-default-source", "fake.monitor"], env=environment, capture_output=True
+            ).returncode
+            == 0
+        ):
             break
         time.sleep(0.2)
     else:

@@ -58,8 +58,8 @@ def killed_and_resumed(corpus, folder, at_steps, *more):
     arguments = [*tiny(corpus, *more), f"runs={folder.parent}", f"name={folder.name}", "train.checkpoint_every=3"]
     for at in at_steps:
         process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "kws.train", *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-u", "-m", "kws.train", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
@@ -146,9 +146,11 @@ def test_twelve_words_start_fifteen(corpus, finished, tmp_path, capsys):
     with torch.no_grad():
         answers = trainer.model.eval().clip_logits(trainer.extractor.stream(batch["wave"], flush=True)[0]).argmax(1)
     assert (answers == batch["label"]).float().mean() >= 0.6
+    foreign = Trainer(
+        config("train", *tiny(corpus, f"init_from={finished[0]}", "model.table=[conv_k3_c20]")), tmp_path / "no"
+    )
     with pytest.raises(KwsError, match="nothing of the checkpoint fits"):
-        table = "model.table=[conv_k3_c20]"
-        Trainer(config("train", *tiny(corpus, f"init_from={finished[0]}", table)), tmp_path / "no").begin()
+        foreign.begin()
 
 
 def test_resuming_a_changed_model_keeps_what_fits(corpus, finished, tmp_path, capsys):
@@ -239,7 +241,8 @@ class TestCheckpoint:
             "i = 0\n"
             "while True:\n"
             "    i += 1\n"
-            f"    checkpoint.save(Path({str(tmp_path)!r}) / 'c.pt', dict(labels=['a'], i=i, w=torch.full((200000,), i)))\n"
+            f"    path = Path({str(tmp_path)!r}) / 'c.pt'\n"
+            "    checkpoint.save(path, dict(labels=['a'], i=i, w=torch.full((200000,), i)))\n"
         )
         for wait in (0.0, 0.05, 0.11, 0.013):
             process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)

@@ -86,7 +86,7 @@ def stream_of_clips(cfg: DictConfig, trained, rate: int) -> tuple[np.ndarray, li
 
 
 def match(said: list, found: list[Detection], tolerance: float) -> tuple[dict[int, Detection], list[Detection]]:
-    """Alarms by the clip they answer, and those that answer none. An alarm answers at most one clip, a clip takes one."""
+    """Alarms by the clip they answer, at most one each, and those that answer none."""
     heard, false = {}, []
     for alarm in found:
         for i, (word, begin, end) in enumerate(said):
