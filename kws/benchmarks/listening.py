@@ -48,8 +48,8 @@ def main(cfg: DictConfig) -> None:
         "delay_ms": 1000 * float(np.median([d.end - said[i][1] for i, d in heard.items()])) if heard else None,
     }  # fmt: skip
     print(
-        f"heard {len(heard)} of {words} words, {100 * figures['share']:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f});"
-        f" {len(false)} false or wrong alarms in {seconds:.0f} s;"
+        f"heard {len(heard)} of {words} words, {100 * figures['share']:.1f} %"
+        f" (95 %: {100 * low:.1f} to {100 * high:.1f}); {len(false)} false or wrong alarms in {seconds:.0f} s;"
         f" {figures['cpu_ms_per_second']:.1f} ms of CPU per second of sound in chunks of 100 ms"
     )
     for alarm in false:

@@ -5,7 +5,6 @@ points to, so that the next append goes on as if nothing had happened.
 """
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -17,6 +16,11 @@ import numpy as np
 
 from kws.config import KwsError, differences_between
 from kws.features.kaldi_io import HEADER_BYTES, write_matrix
+
+try:
+    import fcntl
+except ImportError:  # Windows: a second run on the same folder is not noticed
+    fcntl = None
 
 
 def whole_lines(path: str | Path) -> Iterator[bytes]:
@@ -178,7 +182,8 @@ class FeatureFolder:
     def _lock(self, file: BinaryIO) -> None:
         """Holds failed.jsonl's lock as long as it is open: the system frees it when the process ends, however."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError("in use by another process: wait for its end, or choose another output") from None
 
