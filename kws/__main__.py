@@ -12,10 +12,12 @@ def main() -> None:
         print(f"kws {__version__}")
         return
     print(f"kws {__version__}\n")
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    package = Path(__file__).parent
+    for path in [*sorted(package.glob("*.py")), *sorted(package.glob("benchmarks/*.py"))]:
         source = path.read_text(encoding="utf-8")
         if "@command(" in source and path.stem not in ("config", "__main__"):
-            print(f"  python -m kws.{path.stem:<10} {ast.get_docstring(ast.parse(source)).splitlines()[0]}")
+            name = ".".join(path.relative_to(package).with_suffix("").parts)
+            print(f"  python -m kws.{name:<21} {ast.get_docstring(ast.parse(source)).splitlines()[0]}")
     print("\nEach shows its examples and every setting with --help.")
 
 

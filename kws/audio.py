@@ -183,7 +183,7 @@ def _decode(data: bytes, path: Path, allow_truncated: bool) -> tuple[np.ndarray,
     if (damaged or len(samples) < (declared or 0)) and not allow_truncated:
         what = "truncated or damaged" if damaged else "truncated"
         count = f"{len(samples)} of {declared or 'an unknown number of'} samples"
-        raise AudioError(f"{path}: {what}, {count} are there; allow_truncated=true keeps them")
+        raise AudioError(f"{path}: {what}, {count} are there (kws.extract keeps them with allow_truncated=true)")
     return samples, rate
 
 

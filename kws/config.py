@@ -13,9 +13,25 @@ from hydra.errors import HydraException, InstantiationException
 
 from kws import __version__
 from kws.audio import AudioError
+from kws.errors import KwsError
 
 # Keys whose value is a path wherever they stand: it is never read as a number or a list, whatever it is called.
-PATH_KEYS = {"input", "output", "checkpoint", "root", "path", "from", "init_from", "plot", "cache", "rooms"}
+PATH_KEYS = {
+    "input",
+    "output",
+    "checkpoint",
+    "root",
+    "path",
+    "from",
+    "init_from",
+    "plot",
+    "cache",
+    "rooms",
+    "json",
+    "wav",
+    "name",
+    "runs",
+}
 # `resume=PATH` beside `resume.strict=true`: a mapping cannot also be a value, so the short form is spelled out.
 SHORT_FORMS = {"resume": "resume.from"}
 # Settings of a run that change how a run is carried out and not what it computes.
@@ -23,10 +39,6 @@ HOW_TO_RUN = (
     "name", "runs", "hydra", "resume", "init_from", "init_overlap", "init_names", "data.workers", "train.workers",
     "train.threads", "train.device", "train.checkpoint_every", "train.tensorboard",
 )  # fmt: skip
-
-
-class KwsError(Exception):
-    """A mistake that the user can act on. Commands print it as one line, without a trace, and exit with 2."""
 
 
 def conf_dir() -> Path:
@@ -59,6 +71,8 @@ def quote_override(argument: str, sweep: bool = False) -> str:
     bare = key.lstrip("+~")
     key = key.replace(bare, SHORT_FORMS.get(bare, bare))
     name = key.rsplit(".", 1)[-1]
+    if name in PATH_KEYS:
+        value = os.path.expanduser(value)  # bash leaves ~ alone behind a key with a dot
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return f"{key}={value}"
     exists = value and os.path.exists(value)
@@ -85,7 +99,8 @@ def command(config_name: str):
                 print(f"kws {__version__}")
                 return
             if "--help" in arguments or "-h" in arguments:
-                print(inspect.getmodule(function).__doc__.strip() + "\n")
+                print(inspect.getmodule(function).__doc__.strip())
+                print(f"\nSettings, with what they mean: {conf_dir() / config_name}.yaml and the groups beside it\n")
             sys.argv[1:] = arguments
             try:
                 hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(told)()
@@ -139,5 +154,5 @@ def differences_between(old: dict, new: dict, prefix: str = "") -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):
             found += differences_between(a, b, name + ".")
         else:
-            found.append(f"{name}: {a} → {b}")
+            found.append(f"{name}: {a} -> {b}")
     return found

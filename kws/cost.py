@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     options = make_options(**cfg.features)
     model = instantiate(cfg.model, n_features=options.dim, n_classes=cfg.classes, shift_ms=options.frame_shift)
     result = cost(model, options.frame_shift, options.frame_length)
-    print(json.dumps(dataclasses.asdict(result)) if cfg.json else result.table())
+    print(json.dumps(dataclasses.asdict(result)) if str(cfg.json).lower() == "true" else result.table())
 
 
 if __name__ == "__main__":

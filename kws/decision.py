@@ -35,10 +35,12 @@ class Decision:
 
     def __init__(
         self, labels: Sequence[str], step_ms: float, threshold: float | dict[str, float] = 0.7, release: float = 0.6,
-        smoothing_ms: float = 100.0, refractory_ms: float = 700.0, warm_up_ms: float = 500.0,
+        smoothing_ms: float = 200.0, refractory_ms: float = 700.0, warm_up_ms: float = 500.0,
     ):  # fmt: skip
         self.labels, self.step_ms = list(labels), step_ms
         self.words = [i for i, label in enumerate(labels) if not label.startswith("_")]
+        if not self.words:
+            raise ValueError(f"none of the labels is a word to detect: {', '.join(self.labels)}")
         limits = threshold if isinstance(threshold, dict) else dict.fromkeys(self.labels, threshold)
         if missing := [self.labels[i] for i in self.words if self.labels[i] not in limits]:
             raise ValueError(f"no threshold for {', '.join(missing)}")

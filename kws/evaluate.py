@@ -18,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from kws import plots
 from kws.augment import Augment
-from kws.config import KwsError, command
+from kws.config import command
 from kws.data.dataset import ClipDataset
-from kws.data.source import SPLITS, Clip, Source
+from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
+from kws.errors import KwsError
 from kws.metrics import accuracy, per_word, wilson_interval
 from kws.models.cost import cost
 from kws.spotter import Trained, open_checkpoint
@@ -75,36 +76,37 @@ def run(cfg: DictConfig) -> dict:
 
 def chosen_clips(cfg: DictConfig, trained: Trained) -> tuple[Source, list[Clip], list[Clip], str]:
     """The source, its clips and background, and the name of what was chosen."""
+    if cfg.split not in (None, "all", *SPLITS):
+        raise KwsError(f"split={cfg.split}: choose one of {', '.join(SPLITS)}, all")
     own = cfg.get("data") is None
-    config = OmegaConf.create(trained.config)
-    config = OmegaConf.create({"features": trained.config["features"], "data": config.data if own else cfg.data}).data
-    source = instantiate(config, _convert_="all")
-    source.prepare()
-    if not own:
+    whole = OmegaConf.create(
+        {"features": trained.config["features"], "data": trained.config["data"] if own else cfg.data}
+    )
+    source = instantiate(whole.data, _convert_="all")
+    if not set(source.labels) <= set(trained.labels):  # a task of other words: those in both are asked
         words = [label for label in trained.labels if label in source.spoken and not label.startswith("_")]
         if not words:
-            raise KwsError(
-                f"the checkpoint knows {', '.join(trained.labels)}; the data has {', '.join(list(source.spoken)[:40])}"
-            )
+            there = ", ".join(list(source.spoken)[:40])
+            raise KwsError(f"the checkpoint knows {', '.join(trained.labels)}; the data has {there}")
         extra = {
-            label.strip("_"): label in trained.labels and label in source.labels for label in ("_unknown_", "_silence_")
-        }
-        source = instantiate(config, words=words, **extra, _convert_="all")
+            label.strip("_"): label in trained.labels and label in source.labels for label in (UNKNOWN, SILENCE)
+        }  # fmt: skip
+        source = instantiate(whole.data, words=words, **extra, _convert_="all")
         print(f"words in both: {' '.join(words)}")
-    splits = [cfg.split] if cfg.split in SPLITS else list(SPLITS)
-    if cfg.split is None and own:
-        splits = ["test"]
-    elif cfg.split not in (None, "all", *SPLITS):
-        raise KwsError(f"split={cfg.split}: choose one of {', '.join(SPLITS)}, all")
-    clips, noise = [], []
+    source.prepare()
+    if cfg.split in SPLITS:
+        splits = [cfg.split]
+    else:
+        splits = ["test"] if own and cfg.split is None else list(SPLITS)
+    clips, noise, problem = [], [], None
     for split in splits:
         try:
             clips += source.clips(split)
-        except KwsError:
-            if len(splits) == 1:
-                raise
-            continue
-        noise += source.noise(split)
+            noise += source.noise(split)
+        except KwsError as error:
+            problem = error
+    if not clips:
+        raise problem or KwsError("the data has no clips")
     return source, clips, noise, splits[0] if len(splits) == 1 else "all"
 
 

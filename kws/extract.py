@@ -27,11 +27,12 @@ import numpy as np
 from omegaconf import DictConfig
 
 from kws import audio
-from kws.config import KwsError, command
+from kws.config import command
+from kws.errors import KwsError
 from kws.features import FbankOptions, describe, make_options, n_frames
 from kws.features.store import TABLES, FeatureFolder
 from kws.progress import progress
-from kws.workers import ordered_map
+from kws.workers import cores, ordered_map
 
 BATCH_FILES, BATCH_BYTES = 32, 8 << 20  # of one task, whichever is reached first
 CHUNK = 1 << 20  # samples of one sound that are worked on at a time
@@ -63,6 +64,8 @@ def _listing(folder: str) -> list[tuple[str, str]]:
     stems, listed = {}, []
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name.startswith("."):  # what systems put beside files
+                continue
             stem, suffix = os.path.splitext(entry.name)
             if entry.is_dir():
                 listed.append((encode_key(entry.name) + "/", entry.name))
@@ -276,14 +279,13 @@ def main(cfg: DictConfig) -> None:
         options = make_options(**cfg.features)
     except (ValueError, TypeError) as error:
         raise KwsError(f"features: {error}") from None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # for names that are no UTF-8, and pipes
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
         failed = extract(
             cfg.input, cfg.output, options, cfg.format, cfg.channel, cfg.resample, cfg.allow_truncated,
-            cfg.retry_failed, cores if cfg.workers is None else cfg.workers,
+            cfg.retry_failed, cores() if cfg.workers is None else cfg.workers,
         )  # fmt: skip
     except SystemExit:
         print("stopped; all that was done is kept, and the same command goes on from there")

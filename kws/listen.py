@@ -23,8 +23,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from kws import audio
-from kws.config import KwsError, command
+from kws.config import command
 from kws.decision import Detection
+from kws.errors import KwsError
 from kws.spotter import Spotter, open_checkpoint
 
 DEVICE_SILENT_S = 3.0  # without a block for this long the microphone is gone
@@ -159,7 +160,7 @@ def _microphone(cfg: DictConfig, target: int):
             counts["dropped"] += frames
         else:
             counts["waiting"] += frames
-            waiting.put(np.frombuffer(bytes(data), np.int16).astype(np.float32))
+            waiting.put(np.frombuffer(bytes(data), np.int16)[channels - 1 :: channels].astype(np.float32))
 
     def blocks() -> Iterator[np.ndarray]:
         while True:
@@ -172,9 +173,10 @@ def _microphone(cfg: DictConfig, target: int):
 
     try:
         info = sd.query_devices(cfg.device, "input")
+        channels = min(cfg.channel + 1, info["max_input_channels"])
         rate = cfg.rate or target
         try:
-            sd.check_input_settings(device=cfg.device, samplerate=rate, channels=1, dtype="int16")
+            sd.check_input_settings(device=cfg.device, samplerate=rate, channels=channels, dtype="int16")
         except sd.PortAudioError as error:
             if cfg.rate:
                 raise KwsError(
@@ -182,8 +184,8 @@ def _microphone(cfg: DictConfig, target: int):
                 ) from None
             rate = int(info["default_samplerate"])
         stream = sd.RawInputStream(
-            samplerate=rate, blocksize=round(rate * cfg.chunk_ms / 1000), device=cfg.device, channels=1, dtype="int16",
-            callback=arrived,
+            samplerate=rate, blocksize=round(rate * cfg.chunk_ms / 1000), device=cfg.device, channels=channels,
+            dtype="int16", callback=arrived,
         )  # fmt: skip
         stream.start()
     except (sd.PortAudioError, ValueError) as error:

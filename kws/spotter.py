@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from kws.audio import Resampler
 from kws.decision import Decision, Detection
 from kws.features import FbankOptions, make_options
-from kws.features.extractor import FeatureExtractor
+from kws.features.extractor import FeatureExtractor, warn_if_not_int16_units
 from kws.models import AcousticModel
 from kws.training import checkpoint
 
@@ -75,6 +75,7 @@ class Spotter:
         if self.resampler:
             samples = self.resampler.push(samples, flush)
         chunk = torch.as_tensor(np.asarray(samples, np.float32), device=self.trained.model.mean.device)[None]
+        warn_if_not_int16_units(chunk)
         frames, self.features = self.trained.extractor.stream(chunk, self.features, flush)
         logits, self.state = self.trained.model.stream(frames, self.state)
         return logits[0].softmax(dim=1).cpu().numpy()

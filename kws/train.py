@@ -15,6 +15,8 @@ Exit codes: 0 finished, 2 a mistake that the message names, 130 and 143 stopped 
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from kws import plots
@@ -27,11 +29,16 @@ from kws.training.trainer import Stopped, Trainer, say
 
 @command("train")
 def main(cfg: DictConfig) -> float:
-    folder = Path(cfg.runs) / cfg.name
+    name = str(cfg.name)
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN and not any(o.startswith("name=") for o in job.overrides.task):
+        name += f"-{job.job.num}"  # a sweep's runs, told apart
+    folder = Path(str(cfg.runs)) / name
     try:
         return train(cfg, folder)
     except Stopped as stop:
-        say(f"stopped; {folder / checkpoint.LAST} holds everything. The same command goes on from there.")
+        same = "The same command" if cfg.resume["from"] == "auto" else "The same command without resume=…"
+        say(f"stopped; {folder / checkpoint.LAST} holds everything. {same} goes on from there.")
         raise SystemExit(stop.code) from None
     finally:
         distributed.stop()
@@ -40,9 +47,13 @@ def main(cfg: DictConfig) -> float:
 def train(cfg: DictConfig, folder: Path) -> float:
     """Runs the training in `folder`. Returns the best validation accuracy (what a sweep optimises)."""
     trainer = Trainer(cfg, folder)
-    if not trainer.begin():
+    picture = folder / "confusion.png"
+    if trainer.begin():
+        best = trainer.run()
+    elif picture.exists():
         return trainer.best["validation_accuracy"]
-    best = trainer.run()
+    else:  # stopped after its last step
+        best = trainer.best
     distributed.barrier()  # the first process writes it
     path = folder / checkpoint.BEST
     saved = checkpoint.load(path, trainer.device)
@@ -53,7 +64,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
         low, high = wilson_interval(int(result.matrix.trace()), int(result.matrix.sum()))
         share = accuracy(result.matrix)
         title = f"{cfg.name}: {100 * share:.1f} % of {result.matrix.sum()} validation clips"
-        plots.confusion(result.matrix, trainer.labels, folder / "confusion.png", title)
+        plots.confusion(result.matrix, trainer.labels, picture, title)
         say(f"best: epoch {best['epoch']}, validation {100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f})")
         say(f"pictures: {folder}/curves.png, {folder}/confusion.png")
         say(f"listen:   python -m kws.listen checkpoint={path}")

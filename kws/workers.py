@@ -8,14 +8,20 @@ that ends, and when it dies (out of memory, a crash in a decoder) nothing is los
 
 import contextlib
 import itertools
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, get_context
 
-from kws.config import KwsError
+from kws.errors import KwsError
 
 IN_FLIGHT = 4  # tasks for each process, under way or waiting for an earlier one's turn
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Died(Exception):

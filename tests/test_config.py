@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from kws.config import KwsError, check_labels, differences_between, quote_override
+from kws.config import check_labels, differences_between, quote_override
+from kws.errors import KwsError
 
 
 def value_of(argument: str, key: str):
@@ -106,7 +107,7 @@ def test_help_and_version_and_refusals():
 def test_differences_name_what_changed():
     old = {"train": {"epochs": 1, "workers": 0}, "name": "a", "data": {"words": ["x"]}}
     new = {"train": {"epochs": 2, "workers": 4}, "name": "b", "data": {"words": ["x"]}}
-    assert differences_between(old, new) == ["train.epochs: 1 → 2"]
+    assert differences_between(old, new) == ["train.epochs: 1 -> 2"]
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ from hydra.utils import instantiate
 
 from kws import audio
 from kws.augment import Augment, change_speed, level, made_room, mask, mix
-from kws.config import KwsError
 from kws.data.dataset import ClipDataset
 from kws.data.source import Clip
 from kws.data.synthetic import Synthetic
+from kws.errors import KwsError
 
 pytest.importorskip("espeakng_loader", reason="espeakng-loader is not installed")
 

@@ -21,7 +21,7 @@ import torch
 
 from kws import audio
 from kws import extract as command
-from kws.config import KwsError
+from kws.errors import KwsError
 from kws.extract import Computer, Item, batches, extract, walk
 from kws.features import make_options
 from kws.features.extractor import FeatureExtractor

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kws.config import KwsError
+from kws.errors import KwsError
 from kws.features.kaldi_io import HEADER_BYTES, read_ark, read_matrix, read_scp, write_matrix
 from kws.features.store import TABLES, ArkTable, FeatureFolder, NpyTable
 

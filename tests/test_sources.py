@@ -17,12 +17,12 @@ import soundfile
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from kws.config import KwsError
 from kws.data.folder import Folder
 from kws.data.kaldi import Kaldi
 from kws.data.manifest import Manifest, read_manifest, write_manifest
 from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source, hash_split, silence_clips, speaker_of, split_by_time
 from kws.data.speech_commands import ALL, TASKS, TEN, SpeechCommands
+from kws.errors import KwsError
 
 # File names of Speech Commands v2 and the split that the published lists give them
 PUBLISHED = {

@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from kws import audio
 from kws.augment import level
-from kws.config import KwsError, command
+from kws.config import command
 from kws.data.source import SILENCE, UNKNOWN
 from kws.decision import Detection
+from kws.errors import KwsError
 from kws.evaluate import chosen_clips
 from kws.metrics import wilson_interval
 from kws.spotter import Spotter, open_checkpoint
@@ -66,6 +67,8 @@ def stream_of_clips(cfg: DictConfig, trained, rate: int) -> tuple[np.ndarray, li
     """The sound (n,) and what is said in it: (word, or None for other words; start; end) in seconds."""
     _, clips, noise, _ = chosen_clips(cfg, trained)
     clips = [c for c in clips if c.label != SILENCE and (cfg.others or c.label != UNKNOWN)]
+    if not clips or cfg.clips < 1:
+        raise KwsError("no clips of words to listen to: see clips=, split= and data=")
     if not noise:
         raise KwsError("this data has no recordings of background to put between the clips")
     rng = np.random.default_rng(cfg.seed)

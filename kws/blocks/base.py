@@ -32,6 +32,7 @@ class BatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         from torch.distributed.nn.functional import all_reduce
 
+        given, x = x.dtype, x.float()  # statistics in float32 under autocast too
         per_channel = x.numel() / x.shape[1]
         sums = all_reduce(torch.cat([x.sum(dim=(0, 2, 3)), x.new_tensor([per_channel])]))
         count = sums[-1]
@@ -43,7 +44,7 @@ class BatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean.flatten().to(self.running_mean), self.momentum)
             self.running_var.lerp_((var * count / (count - 1)).to(self.running_var), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
-        return centred * scale[None, :, None, None] + self.bias[None, :, None, None]
+        return (centred * scale[None, :, None, None] + self.bias[None, :, None, None]).to(given)
 
 
 class ConvNorm(nn.Module):

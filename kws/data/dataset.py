@@ -1,6 +1,7 @@
 """Clips to waves of one length: reading, placing, changing. What a worker process does."""
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kws import audio
 from kws.augment import Augment, level, mix
-from kws.config import KwsError
 from kws.data.source import SILENCE, Clip
+from kws.errors import KwsError
 
 NO_CHANGE = Augment()
 
@@ -44,6 +45,7 @@ class ClipDataset(Dataset):
         self.augment, self.noise = augment, list(noise)
         self.frames = shift_ms, n_frames, dim
         self._noise_waves: dict[Clip, np.ndarray] = {}
+        self.unusable: set[str] = set()  # what was wrong with the files that were left out
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -54,22 +56,23 @@ class ClipDataset(Dataset):
         try:
             wave = self._background(self._read(clip), rng) if clip.label == SILENCE else self._word(clip, rng)
         except audio.AudioError as error:
-            return error  # raised where the user reads it, not inside a worker's trace
+            return error  # told where the user reads it, not inside a worker
         shift, n_frames, dim = self.frames
         masks = self.augment.masks(n_frames, dim, shift, rng)
         return {"wave": torch.from_numpy(wave), "label": self.labels[clip.label], "masks": torch.from_numpy(masks)}
 
-    def collate(self, items: list) -> dict[str, torch.Tensor] | audio.AudioError:
-        """A batch of items, or the first error among them. No items (a process without a share of a short batch) give
-        tensors of batch 0."""
-        for item in items:
-            if isinstance(item, audio.AudioError):
-                return item
-        if not items:
+    def collate(self, items: list) -> dict:
+        """A batch of the items that could be read, and what was wrong with the rest ("errors"). No items (a process
+        without a share of a short batch) give tensors of batch 0."""
+        errors = [str(item) for item in items if isinstance(item, audio.AudioError)]
+        items = [item for item in items if not isinstance(item, audio.AudioError)]
+        if items:
+            batch = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
+        else:
             masks = len(self.augment.masks(*self.frames[1:], self.frames[0], np.random.default_rng(0)))
-            empty = {"wave": torch.zeros(0, self.window), "label": torch.zeros(0, dtype=torch.long)}
-            return empty | {"masks": torch.zeros(0, masks, 3, dtype=torch.long)}
-        return {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
+            batch = {"wave": torch.zeros(0, self.window), "label": torch.zeros(0, dtype=torch.long)}
+            batch["masks"] = torch.zeros(0, masks, 3, dtype=torch.long)
+        return {**batch, "errors": errors}
 
     def _word(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         wave = self.augment.shape(self._read(clip), rng)
@@ -102,6 +105,7 @@ class ClipDataset(Dataset):
             loudest = int(np.argmax(energy[self.window :] - energy[: len(energy) - self.window]))
             wave, room = wave[loudest : loudest + self.window], 0
         start = self.augment.start(room, self.rate, rng)
+        start = min(max(start, -(len(wave) // 2)), self.window - len(wave) // 2)  # half of a clip stays at least
         out = np.zeros(self.window, np.float32)
         out[max(start, 0) : start + len(wave)] = wave[max(-start, 0) : self.window - start]
         return out
@@ -160,18 +164,23 @@ class Batches(Sampler):
 
 
 def load(dataset: ClipDataset, batches, workers: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches in order, read ahead by `workers` processes (0: in this one).
+    """Batches in order, read ahead by `workers` processes (0: in this one). A file that cannot be used is named once
+    and left out of its batches.
 
     Raises:
-        KwsError: a file that cannot be used, by name.
+        KwsError: more than a tenth of the clips cannot be used.
     """
     loader = DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=dataset.collate, worker_init_fn=_leave_signals,
         prefetch_factor=4 if workers else None,
     )  # fmt: skip
     for batch in loader:
-        if isinstance(batch, audio.AudioError):
-            raise KwsError(str(batch))
+        for error in batch.pop("errors"):
+            if error not in dataset.unusable:
+                dataset.unusable.add(error)
+                print(f"left out: {error}", file=sys.stderr, flush=True)
+        if len(dataset.unusable) > len(dataset) / 10:
+            raise KwsError(f"{len(dataset.unusable)} of {len(dataset)} clips cannot be used, {error} among them")
         yield batch
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kws.config import KwsError
+from kws.errors import KwsError
 
 SAMPLE_RATE = 22050
 _AUDIO_OUTPUT_SYNCHRONOUS, _POS_CHARACTER, _CHARS_UTF8 = 2, 1, 1  # espeak's speak_lib.h

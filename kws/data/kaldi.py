@@ -7,8 +7,8 @@ import math
 import os
 from pathlib import Path
 
-from kws.config import KwsError
 from kws.data.source import SPLITS, Clip, Source, hash_split, split_paths
+from kws.errors import KwsError
 
 
 class Kaldi(Source):

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from kws.config import KwsError, check_labels
+from kws.config import check_labels
 from kws.data.source import SPLITS, Clip, Source, hash_split, speaker_of, split_paths
+from kws.errors import KwsError
 
 
 class Manifest(Source):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kws import audio
-from kws.config import KwsError, check_labels
+from kws.config import check_labels
+from kws.errors import KwsError
 
 SPLITS = ("train", "validation", "test")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"

@@ -10,8 +10,8 @@ import urllib.request
 import zlib
 from pathlib import Path
 
-from kws.config import KwsError
 from kws.data.source import SPLITS, Clip, Source, hash_split, sound_files, speaker_of, subfolders
+from kws.errors import KwsError
 from kws.progress import progress
 
 # SHA-256 as torchaudio's datasets/speechcommands.py has them

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import multiprocessing
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from kws import audio
-from kws.config import KwsError, check_labels
+from kws.config import check_labels
 from kws.data.espeak import SAMPLE_RATE, engine
 from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source, silence_clips
+from kws.errors import KwsError
 from kws.progress import progress
+from kws.workers import cores, ordered_map
 
 NOISES = {"white": 0.0, "pink": 1.0, "brown": 2.0, "blue": -1.0}  # exponents of 1/f
 
@@ -50,8 +51,8 @@ class Synthetic(Source):
         rate, pitch: ranges in words per minute and in espeak's 0 to 99.
         kept_rate, kept_pitch: bands inside these for validation and test alone.
         per_word: training clips of each word; validation and test have `per_word_evaluation`.
-        unknown_share, silence_share: training clips of `_unknown_` and `_silence_` as a share of the words' clips;
-            validation and test have as many of each as of a word.
+        unknown_share, silence_share: training clips of `_unknown_` and `_silence_` as a share of the words' clips, but
+            at least as many as of one word; validation and test have as many of each as of a word.
         noise_seconds: length of each of the made background recordings (training; the others a quarter).
         sample_rate: of the clips, in Hz.
         workers: processes that synthesise; null uses every core.
@@ -120,7 +121,8 @@ class Synthetic(Source):
         return out
 
     def _share(self, share: float, split: str) -> int:
-        return round(share * self.counts[split] * len(self.words)) if split == "train" else self.counts[split]
+        count = self.counts[split]
+        return max(round(share * count * len(self.words)), count) if split == "train" and share else count
 
     def _others(self, split: str) -> list[str]:
         """What `_unknown_` says in a split. A quarter of the words is kept for the test."""
@@ -154,19 +156,20 @@ class Synthetic(Source):
         return list(seen)
 
     def _synthesise(self, utterances: list[_Utterance]) -> None:
-        workers = min(self.workers if self.workers is not None else os.cpu_count() or 1, len(utterances) // 200 + 1)
-        tasks = [(u, self.cache, self.sample_rate) for u in utterances]
-        with progress(total=len(tasks), desc="synthesising", unit="words") as bar:
-            if workers <= 1:
-                for task in tasks:
-                    bar.update(_write_utterance(task))
-                return
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                for done in pool.imap_unordered(_write_utterance, tasks, chunksize=50):
-                    bar.update(done)
+        count = cores() if self.workers is None else self.workers
+        if len(utterances) < 400:  # not worth another process
+            count = 0
+        tasks = (utterances[at : at + 50] for at in range(0, len(utterances), 50))
+        with progress(total=len(utterances), desc="synthesising", unit="words") as bar:
+            for done, results in ordered_map(_writer, (self.cache, self.sample_rate), tasks, count):
+                for problem in results:
+                    if problem is not None:
+                        raise KwsError(f"espeak-ng: {problem}")
+                bar.update(len(done))
 
     def _noise_path(self, name: str, split: str) -> Path:
-        voice = "" if name != "babble" else "-" + hashlib.sha1(repr(sorted(self.accents)).encode()).hexdigest()[:8]
+        said = [self._babbled(split), self.accents]
+        voice = "" if name != "babble" else "-" + hashlib.sha1(repr(said).encode()).hexdigest()[:8]
         file = f"{split}-{name}{voice}-{self._noise_length(split):g}s-{self.seed}.wav"
         return self.cache / "_background_noise_" / file
 
@@ -183,9 +186,12 @@ class Synthetic(Source):
             sound = self._babble(rng, split, n) if exponent is None else coloured_noise(rng, n, exponent)
             _write(path, sound / max(np.abs(sound).max(), 1e-9) * 16000, self.sample_rate)
 
+    def _babbled(self, split: str) -> list[str]:
+        return self._others(split) or ["one", "moment", "please"]
+
     def _babble(self, rng, split: str, n: int) -> np.ndarray:
         """Six voices that speak other words all at once. No word to spot is among them."""
-        sound, words, voices = np.zeros(n), self.other_words or ["one", "moment", "please"], self._voices(split)
+        sound, words, voices = np.zeros(n), self._babbled(split), self._voices(split)
         for _ in range(6):
             position = int(rng.integers(self.sample_rate))
             while position < n:
@@ -226,13 +232,24 @@ def _outside(rng, span: tuple[int, int], kept: tuple[int, int]) -> int:
     return span[0] + draw if draw < below else kept[1] + draw - below
 
 
-def _write_utterance(task) -> int:
-    u, cache, sample_rate = task
-    spoken = engine().speak(u.text, u.accent, u.variant, u.rate, u.pitch, u.range)
+def _writer(cache: Path, sample_rate: int):
+    """A function that makes a list of utterances and says for each what was wrong, if anything."""
+
+    def write(utterances: list[_Utterance]) -> list[str | None]:
+        return [_write_utterance(u, cache, sample_rate) for u in utterances]
+
+    return write
+
+
+def _write_utterance(u: _Utterance, cache: Path, sample_rate: int) -> str | None:
+    try:
+        spoken = engine().speak(u.text, u.accent, u.variant, u.rate, u.pitch, u.range)
+    except KwsError as error:
+        return str(error)
     if len(spoken) < 0.02 * SAMPLE_RATE:
-        raise KwsError(f"espeak-ng says nothing for {u.text!r}: write the word as it is spoken")
+        return f"it says nothing for {u.text!r}: write the word as it is spoken"
     _write(u.path(cache), audio.resample(spoken, SAMPLE_RATE, sample_rate), sample_rate)
-    return 1
+    return None
 
 
 def _write(path: Path, samples: np.ndarray, rate: int) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kws.errors import OptionError
 from kws.features import tables
 from kws.features.framing import first_sample, n_frames, reflect
 from kws.features.options import FbankOptions, MfccOptions
@@ -35,7 +36,7 @@ class FeatureExtractor(nn.Module):
     def __init__(self, options: FbankOptions):
         super().__init__()
         if options.dither != 0:
-            raise ValueError("dither is not available: frames would differ from call to call; set dither=0")
+            raise OptionError("dither is not available: frames would differ from call to call; set dither=0")
         self.options = options
         mel = tables.mel_filters(options)
         buffers = {
@@ -165,7 +166,7 @@ def _product(rows: Tensor, matrix: Tensor) -> Tensor:
 def warn_if_not_int16_units(waves: Tensor) -> None:
     """A front-end's input is in int16 units (full scale 32768); sound that never leaves ±1 is probably not."""
     peak = waves.abs().max() if waves.numel() else 0
-    if 0 < peak <= 1:
+    if 0 < peak <= 1 and (waves != waves.round()).any():  # the quietest 16-bit sound is whole numbers
         warnings.warn(
             f"the loudest sample is {float(peak):.3g}: features expect int16 units; multiply ±1 sound by 32768",
             stacklevel=3,

@@ -4,6 +4,8 @@ feature-mfcc.h). Defaults are Kaldi's but for `dither`, which is 0: the same sou
 import dataclasses
 from dataclasses import dataclass
 
+from kws.errors import OptionError
+
 WINDOW_TYPES = ("povey", "hamming", "hanning", "sine", "rectangular", "blackman")
 
 
@@ -33,17 +35,19 @@ class FbankOptions:
 
     def __post_init__(self):
         if self.window_type not in WINDOW_TYPES:
-            raise ValueError(f"window_type={self.window_type!r}: choose one of {', '.join(WINDOW_TYPES)}")
+            raise OptionError(f"window_type={self.window_type!r}: choose one of {', '.join(WINDOW_TYPES)}")
         nyquist = self.sample_frequency / 2
         if not 0 <= self.low_freq < self.high_hz <= nyquist:
-            raise ValueError(
+            raise OptionError(
                 f"low_freq={self.low_freq} and high_freq={self.high_freq} mean {self.low_freq} to {self.high_hz} Hz;"
                 f" expected 0 <= low < high <= {nyquist}"
             )
         if self.window_samples < 2 or self.shift_samples < 1:
-            raise ValueError(f"frame_length={self.frame_length} ms and frame_shift={self.frame_shift} ms are too short")
+            raise OptionError(
+                f"frame_length={self.frame_length} ms and frame_shift={self.frame_shift} ms are too short"
+            )
         if self.num_mel_bins < 3:
-            raise ValueError(f"num_mel_bins={self.num_mel_bins}: at least 3 are needed")
+            raise OptionError(f"num_mel_bins={self.num_mel_bins}: at least 3 are needed")
 
     @property
     def high_hz(self) -> float:
@@ -79,9 +83,9 @@ class MfccOptions(FbankOptions):
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.num_ceps <= self.num_mel_bins:
-            raise ValueError(f"num_ceps={self.num_ceps}: expected 1 to num_mel_bins={self.num_mel_bins}")
+            raise OptionError(f"num_ceps={self.num_ceps}: expected 1 to num_mel_bins={self.num_mel_bins}")
         if not (self.use_log_fbank and self.use_power):
-            raise ValueError("MFCC is taken of the log power spectrum: use_log_fbank and use_power stay true")
+            raise OptionError("MFCC is taken of the log power spectrum: use_log_fbank and use_power stay true")
 
     @property
     def dim(self) -> int:
@@ -94,10 +98,10 @@ TYPES = {"fbank": FbankOptions, "mfcc": MfccOptions}
 def make_options(type: str = "fbank", **options) -> FbankOptions:
     """Options of a feature type by name, with unknown names refused and the known ones listed."""
     if type not in TYPES:
-        raise ValueError(f"feature type {type!r}: choose one of {', '.join(TYPES)}")
+        raise OptionError(f"feature type {type!r}: choose one of {', '.join(TYPES)}")
     known = {field.name for field in dataclasses.fields(TYPES[type])}
     if unknown := sorted(set(options) - known):
-        raise ValueError(f"{type} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        raise OptionError(f"{type} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     return TYPES[type](**options)
 
 

@@ -14,7 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from kws.config import KwsError, differences_between
+from kws.config import differences_between
+from kws.errors import KwsError
 from kws.features.kaldi_io import HEADER_BYTES, write_matrix
 
 try:
@@ -129,7 +130,8 @@ class NpyTable(_Table):
         return file.getvalue()
 
     def _write_header(self) -> None:
-        os.pwrite(self.files[0].fileno(), self._header(self.rows), 0)
+        with open(self.files[0].name, "r+b") as file:
+            file.write(self._header(self.rows))
 
     def append(self, rows: list[tuple[str, np.ndarray]]) -> None:
         data, lines = io.BytesIO(), ""

@@ -5,6 +5,7 @@ All follow Kaldi's own order of float32 arithmetic where that decides a weight (
 
 import numpy as np
 
+from kws.errors import OptionError
 from kws.features.options import FbankOptions, MfccOptions
 
 FLT_EPSILON = float(np.finfo(np.float32).eps)  # Kaldi's floor under every logarithm
@@ -48,7 +49,7 @@ def mel_filters(options: FbankOptions) -> np.ndarray:
     weights = np.where(mel <= center, rising, falling)
     weights = np.where((mel > left) & (mel < right), weights, np.float32(0)).astype(np.float32)
     if empty := np.flatnonzero(weights.sum(axis=0) == 0).tolist():
-        raise ValueError(
+        raise OptionError(
             f"num_mel_bins={n_bins}: filters {empty} cover no point of a {fft}-point FFT; fewer bins or longer frames"
         )
     return np.concatenate([weights, np.zeros((1, n_bins), np.float32)])

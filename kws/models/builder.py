@@ -18,6 +18,7 @@ from typing import Any
 
 from kws.blocks import kinds
 from kws.blocks.base import ACTIVATIONS
+from kws.errors import OptionError
 from kws.models.acoustic import AcousticModel
 from kws.streaming import Chain
 
@@ -25,7 +26,7 @@ _NAMES = {"k": "kernel", "s": "stride", "d": "dilation", "c": "channels", "e": "
 FORMS = ("temporal", "planar")
 
 
-class TableError(ValueError):
+class TableError(OptionError):
     """A row of a block table that cannot be built: which one and why."""
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kws import __version__
-from kws.config import KwsError
+from kws.errors import KwsError
 
 FORMAT = 1
 LAST, BEST = "last.pt", "best.pt"
@@ -38,11 +38,14 @@ def load(path: str | Path, device: str = "cpu") -> dict:
         path = next((path / name for name in (BEST, LAST) if (path / name).is_file()), path / BEST)
     if not path.is_file():
         raise KwsError(f"checkpoint {path} does not exist; a run's are in runs/<name>/{BEST} and {LAST}")
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":  # torch's files are zip archives
+            raise KwsError(f"checkpoint {path} cannot be read: it is no checkpoint")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise KwsError(f"checkpoint {path} cannot be read ({reason})") from None
+        raise KwsError(f"checkpoint {path} cannot be read: cut short, or foreign ({reason})") from None
     if not isinstance(content, dict) or "format" not in content or "labels" not in content:
         raise KwsError(f"{path} is not a checkpoint of kws: it holds no format and labels")
     if content["format"] > FORMAT:

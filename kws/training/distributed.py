@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kws.config import KwsError
+from kws.errors import KwsError
 
 
 def start(device: str) -> tuple[int, int]:
@@ -17,6 +17,8 @@ def start(device: str) -> tuple[int, int]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0, 1
     if not dist.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     return dist.get_rank(), dist.get_world_size()
 
@@ -69,4 +71,6 @@ def pick_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda"):
         raise KwsError(f"device={name!r}: choose one of auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise KwsError("device=cuda: there is no GPU that this torch can use; device=cpu or auto")
     return name

@@ -17,7 +17,6 @@ from kws.training import distributed
 class Result:
     loss: float
     matrix: np.ndarray  # (labels, labels) counts: said, heard
-    predicted: np.ndarray  # (clips,) label indices, in the clips' order (this process's share)
     clips_per_second: float
 
 
@@ -45,4 +44,4 @@ def evaluate(model, extractor, data: ClipDataset, batch_size: int = 64, workers:
     seconds = time.perf_counter() - started
     matrix = distributed.total(torch.from_numpy(confusion_matrix(truth, predicted, n))).numpy()
     loss = distributed.total(torch.tensor(loss, dtype=torch.float64)).item() / max(1, int(matrix.sum()))
-    return Result(loss, matrix, np.array(predicted), len(predicted) / max(seconds, 1e-9))
+    return Result(loss, matrix, len(predicted) / max(seconds, 1e-9))

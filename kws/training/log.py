@@ -41,6 +41,8 @@ class RunLog:
     def flush(self) -> None:
         """Before a checkpoint, so that no step it counts is missing here."""
         self.file.flush()
+        if self.board is not None:
+            self.board.flush()
 
     def close(self) -> None:
         self.file.close()

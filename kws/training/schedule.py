@@ -17,8 +17,3 @@ def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, 
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return LambdaLR(optimizer, factor)
-
-
-def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
-    """The optimiser's own rate throughout."""
-    return LambdaLR(optimizer, lambda step: 1.0)

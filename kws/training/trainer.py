@@ -17,9 +17,10 @@ from torch import Tensor
 
 from kws import losses
 from kws.augment import Augment, mask
-from kws.config import KwsError, differences_between
+from kws.config import differences_between
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import Source
+from kws.errors import KwsError
 from kws.features import describe, make_options, n_frames
 from kws.features.extractor import FeatureExtractor
 from kws.metrics import accuracy
@@ -28,6 +29,7 @@ from kws.progress import progress
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
 from kws.training.log import RunLog
+from kws.workers import cores
 
 
 class Stopped(Exception):
@@ -49,10 +51,15 @@ class Trainer:
 
     def __init__(self, cfg: DictConfig, folder: Path):
         self.cfg, self.folder = cfg, folder
+        c = cfg.train
+        if c.precision not in ("float32", "bf16"):
+            raise KwsError(f"train.precision={c.precision}: choose float32 or bf16")
+        if min(c.batch_size, c.epochs, c.window_ms) < 1:
+            sizes = f"batch_size={c.batch_size}, epochs={c.epochs}, window_ms={c.window_ms}"
+            raise KwsError(f"train: {sizes}: each is at least 1")
         self.device = distributed.pick_device(cfg.train.device)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(cfg.train.threads or max(1, cores - cfg.train.workers))
+        ours = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(cfg.train.threads or max(1, ours - cfg.train.workers))
         self.rank, self.world = distributed.start(self.device)
         self.source: Source = instantiate(cfg.data, _convert_="all")
         self.labels = self.source.labels
@@ -78,8 +85,7 @@ class Trainer:
             cfg.model, n_features=options.dim, n_classes=len(self.labels), shift_ms=options.frame_shift
         ).to(self.device)
         self.ema = copy.deepcopy(self.model) if cfg.train.ema else None
-        n, batch = len(self.data["train"]), cfg.train.batch_size
-        self.per_epoch = -(-n // batch)
+        self.per_epoch = Batches(len(self.data["train"]), cfg.train.batch_size, (0, 1)).per_epoch()
         self.total_steps = self.per_epoch * cfg.train.epochs
         self.optimizer = instantiate(cfg.optim.optimizer)(self.model.parameters())
         self.schedule = instantiate(cfg.optim.schedule)(self.optimizer, self.total_steps)
@@ -90,17 +96,13 @@ class Trainer:
         """Resumes, fits another checkpoint's weights, or starts fresh. False if the run is already finished."""
         if self.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-        origin, last = self.cfg.resume["from"], self.folder / checkpoint.LAST
-        if origin == "never" and self.rank == 0:
-            for name in (checkpoint.LAST, checkpoint.BEST, "metrics.jsonl"):
-                (self.folder / name).unlink(missing_ok=True)
-        distributed.barrier()
-        path = last if origin in ("auto", "never") else Path(origin)
-        if origin not in ("auto", "never") and not path.exists():
-            raise KwsError(f"resume={origin}: no such checkpoint; resume takes auto, never or a path")
+        origin = self.cfg.resume["from"]
+        path = self.folder / checkpoint.LAST if origin == "auto" else Path(str(origin))
         if path.is_dir():
             path = path / checkpoint.LAST
-        if path.exists():
+        if origin not in ("auto", "never") and not path.exists():
+            raise KwsError(f"resume={origin}: no such checkpoint; resume takes auto, never or a path")
+        if origin != "never" and path.exists():
             return self._resume(checkpoint.load(path, self.device), path)
         self._normalise()
         if self.cfg.init_from:
@@ -108,6 +110,8 @@ class Trainer:
             report = checkpoint.fit(
                 saved["ema"] or saved["model"], self.model, saved["labels"], self.labels, self.cfg.init_overlap
             )
+            if saved["features"] != self.options:
+                self._normalise()
             say(f"init_from={self.cfg.init_from}: {report}")
             if self.cfg.init_names or report.reset:
                 say(report.names())
@@ -129,7 +133,9 @@ class Trainer:
     def _resume(self, saved: dict, path: Path) -> bool:
         differences = differences_between(saved["config"], self.plain_config())
         position, labels = saved["position"], saved["labels"]
-        if position["finished"] == "early" or (position["finished"] and position["step"] >= self.total_steps):
+        if position["finished"] == "early" or position["step"] >= self.total_steps:
+            if path.parent.resolve() != self.folder.resolve():
+                raise KwsError(f"{path} has nothing left to train: raise train.epochs, or use init_from={path}")
             if differences:
                 raise KwsError(
                     f"{path} is a finished run of another configuration ({'; '.join(differences)}):"
@@ -146,11 +152,12 @@ class Trainer:
             raise KwsError(f"resume from {path}: the model changed, and resume.strict=true\n{report.names()}")
         if self.ema is not None:
             checkpoint.fit(saved["ema"] or saved["model"], self.ema, labels, self.labels)
-        if "mean" not in report.kept:  # the features changed
+        if saved["features"] != self.options:
             self._normalise()
         same = not any(d.startswith(("optim.", "train.epochs:", "train.batch_size:")) for d in differences)
+        other = any(d.startswith("optim.optimizer._target_") for d in differences)  # its state means something else
         dropped = checkpoint.restore_optimizer(
-            self.optimizer, self.model, saved["optimizer"], set(report.kept), settings=same
+            self.optimizer, self.model, saved["optimizer"], set() if other else set(report.kept), settings=same
         )
         self.step, self.best, self.waited = position["step"], saved["best"], position["waited"]
         if position["per_epoch"] != self.per_epoch:  # other data or another batch size: the epoch begins anew
@@ -168,8 +175,9 @@ class Trainer:
         if differences:
             say("changed since then: " + "; ".join(differences))
         if report.changed:
-            say(f"the model changed: {report}; {len(dropped)} tensors begin without optimiser state")
-            say(report.names())
+            say(f"the model changed: {report}\n{report.names()}")
+        if dropped:
+            say(f"{len(dropped)} tensors begin without optimiser state")
         say(f"resuming {path} at epoch {self.step / self.per_epoch:.2f} of {self.cfg.train.epochs}, step {self.step}")
         return True
 
@@ -188,18 +196,15 @@ class Trainer:
         )
         self.started, self.first_step = time.monotonic(), self.step
         if self.rank == 0:
+            if self.step == 0:  # afresh, whatever stood here
+                for name in (checkpoint.LAST, checkpoint.BEST):
+                    (self.folder / name).unlink(missing_ok=True)
             self.log = RunLog(self.folder, self.step, c.tensorboard)
-            (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(self.cfg, resolve=True))
+            (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(self.cfg, resolve=True), encoding="utf-8")
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        epoch, first = divmod(self.step, self.per_epoch)
-        balance = [self.data["train"].labels[clip.label] for clip in self.data["train"].clips] if c.balance else None
-        batches = Batches(
-            len(self.data["train"]), c.batch_size, (epoch, c.epochs), self.cfg.seed, first,
-            None if balance is None else np.array(balance), self.rank, self.world,
-        )  # fmt: skip
         early = False
         try:
-            stream = load(self.data["train"], batches, c.workers)
+            stream = load(self.data["train"], self._batches(self.step, self.rank, self.world), c.workers)
             while self.step < self.total_steps and not early:
                 self._epoch(stream)
                 if self.step % self.per_epoch == 0:
@@ -268,8 +273,7 @@ class Trainer:
             epoch, index = divmod(self.step, self.per_epoch)
             raise KwsError(
                 f"the loss is {value} at step {self.step} (epoch {epoch + 1}, batch {index + 1} of {self.per_epoch}):"
-                f" {self._batch_paths(epoch, index)}. Lower optim.optimizer.lr or look at these files;"
-                f" {self.folder / checkpoint.LAST} holds the last good state"
+                f" {self._batch_paths()}. Lower optim.optimizer.lr, or look at these files"
             )
         rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
@@ -280,9 +284,15 @@ class Trainer:
         self._note({"step": self.step, "epoch": (self.step - 1) // self.per_epoch + 1, "loss": value, "lr": rate})
         return value, hits, count
 
-    def _batch_paths(self, epoch: int, index: int) -> str:
-        sampler = Batches(len(self.data["train"]), self.cfg.train.batch_size, (epoch, epoch + 1), self.cfg.seed, index)
-        clips = [self.data["train"].clips[i].path for _, i in next(iter(sampler))]
+    def _batches(self, step: int, rank: int = 0, world: int = 1) -> Batches:
+        """This process's share of the batches from a step on."""
+        data, c = self.data["train"], self.cfg.train
+        epoch, first = divmod(step, self.per_epoch)
+        balance = np.array([data.labels[clip.label] for clip in data.clips]) if c.balance else None
+        return Batches(len(data), c.batch_size, (epoch, c.epochs), self.cfg.seed, first, balance, rank, world)
+
+    def _batch_paths(self) -> str:
+        clips = [self.data["train"].clips[i].path for _, i in next(iter(self._batches(self.step)))]
         return ", ".join(clips[:4]) + (f" and {len(clips) - 4} more" if len(clips) > 4 else "")
 
     def _validate(self) -> bool:
@@ -297,8 +307,9 @@ class Trainer:
             "validation_accuracy": accuracy(result.matrix),
         }
         self._note(row)
-        better = not self.best or row["validation_accuracy"] >= self.best["validation_accuracy"]
-        self.waited = 0 if better else self.waited + 1
+        before = self.best.get("validation_accuracy", -1.0)
+        better = row["validation_accuracy"] >= before
+        self.waited = 0 if row["validation_accuracy"] > before else self.waited + 1
         if better:
             self.best = row
             self._save(checkpoint.BEST)
@@ -332,9 +343,9 @@ class Trainer:
             checkpoint.save(self.folder / name, content)
 
     def _on_signal(self, number: int, _frame) -> None:
-        if self.signal is not None:  # asked twice: at once
+        if self.signal is not None and time.monotonic() - self.asked > 1.0:  # asked twice: at once
             sys.exit(128 + number)
-        self.signal = number
+        self.signal, self.asked = number, time.monotonic()
 
 
 @torch.no_grad()
