@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, ROOT, config, run, spoken, tiny
+from conftest import RATE, ROOT, config, run, tiny
 
 from kws import audio
 from kws.data.dataset import Batches, ClipDataset, load
@@ -42,7 +42,7 @@ def finished(corpus, tmp_path_factory):
 
 def test_it_learns_and_leaves_what_it_promises(finished):
     folder, accuracy = finished
-    assert accuracy >= 0.8
+    assert accuracy >= 0.6  # of five classes
     assert {"best.pt", "last.pt", "metrics.jsonl", "config.yaml", "curves.png", "confusion.png"} <= set(
         os.listdir(folder)
     )
