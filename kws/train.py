@@ -24,6 +24,7 @@ from kws.config import command
 from kws.metrics import accuracy, wilson_interval
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
+from kws.training.start import begin
 from kws.training.trainer import Stopped, Trainer, say
 
 
@@ -48,7 +49,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     """Runs the training in `folder`. Returns the best validation accuracy (what a sweep optimises)."""
     trainer = Trainer(cfg, folder)
     picture = folder / "confusion.png"
-    if trainer.begin():
+    if begin(trainer):
         best = trainer.run()
     elif picture.exists():
         return trainer.best["validation_accuracy"]

@@ -14,6 +14,7 @@ from kws.data.speech_commands import FIFTEEN
 from kws.spotter import Spotter, open_checkpoint
 from kws.training import checkpoint
 from kws.training.log import read_rows
+from kws.training.start import begin
 from kws.training.trainer import Trainer
 
 
@@ -24,7 +25,7 @@ def yamls(group: str) -> list[str]:
 def one_step(overrides, folder):
     """Trains one batch as the command would, and returns the run."""
     trainer = Trainer(config("train", *overrides), folder)
-    assert trainer.begin()
+    assert begin(trainer)
     trainer.total_steps = 1
     trainer.run()
     row = next(row for row in read_rows(folder / "metrics.jsonl") if row["step"] == 1)

@@ -20,6 +20,7 @@ from kws.spotter import open_checkpoint
 from kws.train import train
 from kws.training import checkpoint
 from kws.training.log import read_rows
+from kws.training.start import begin
 from kws.training.trainer import Trainer
 
 
@@ -135,7 +136,7 @@ def test_twelve_words_start_fifteen(corpus, finished, tmp_path, capsys):
     wide = "model.table=[conv_k7_s2_c24,ds_k5_c16_res]"
     more = [words, wide, f"init_from={finished[0]}", "init_overlap=true", "init_names=true"]
     trainer = Trainer(config("train", *tiny(root, *more)), tmp_path / "wide")
-    trainer.begin()
+    begin(trainer)
     out = capsys.readouterr().out
     assert "labels carried: low, high, rise, fall, _silence_" in out
     assert "overlapped: blocks.0.conv.conv.weight" in out
@@ -151,16 +152,16 @@ def test_twelve_words_start_fifteen(corpus, finished, tmp_path, capsys):
         config("train", *tiny(corpus, f"init_from={finished[0]}", "model.table=[conv_k3_c20]")), tmp_path / "no"
     )
     with pytest.raises(KwsError, match="nothing of the checkpoint fits"):
-        foreign.begin()
+        begin(foreign)
 
 
 def test_resuming_a_changed_model_keeps_what_fits(corpus, finished, tmp_path, capsys):
     longer = [f"resume={finished[0] / 'last.pt'}", "train.epochs=13", "model.table=[conv_k5_s2_c16,ds_k7_c16_res]"]
     arguments = [a.replace("resume=", "resume.from=") for a in longer]
     with pytest.raises(KwsError, match=r"(?s)resume.strict=true.*reset: blocks.1.depthwise.conv.weight"):
-        Trainer(config("train", *tiny(corpus, *arguments, "resume.strict=true")), tmp_path / "strict").begin()
+        begin(Trainer(config("train", *tiny(corpus, *arguments, "resume.strict=true")), tmp_path / "strict"))
     trainer = Trainer(config("train", *tiny(corpus, *arguments)), tmp_path / "loose")
-    assert trainer.begin()
+    assert begin(trainer)
     out = capsys.readouterr().out
     assert "1 reset" in out
     assert "1 tensors begin without optimiser state" in out

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from kws import losses
 from kws.augment import Augment, mask
-from kws.config import differences_between
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import Source
 from kws.errors import KwsError
@@ -47,7 +45,8 @@ def say(text: str) -> None:
 
 
 class Trainer:
-    """A run in `folder` by `cfg` (see conf/train.yaml). `run()` trains to the end and returns the best figures."""
+    """A run in `folder` by `cfg` (see conf/train.yaml): `start.begin` puts it where it begins, `run()` trains to the
+    end and returns the best figures."""
 
     def __init__(self, cfg: DictConfig, folder: Path):
         self.cfg, self.folder = cfg, folder
@@ -92,34 +91,7 @@ class Trainer:
         self.step, self.best, self.waited, self.signal = 0, {}, 0, None
         self.log: RunLog | None = None
 
-    def begin(self) -> bool:
-        """Resumes, fits another checkpoint's weights, or starts fresh. False if the run is already finished."""
-        if self.rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        origin = self.cfg.resume["from"]
-        path = self.folder / checkpoint.LAST if origin == "auto" else Path(str(origin))
-        if path.is_dir():
-            path = path / checkpoint.LAST
-        if origin not in ("auto", "never") and not path.exists():
-            raise KwsError(f"resume={origin}: no such checkpoint; resume takes auto, never or a path")
-        if origin != "never" and path.exists():
-            return self._resume(checkpoint.load(path, self.device), path)
-        self._normalise()
-        if self.cfg.init_from:
-            saved = checkpoint.load(self.cfg.init_from, self.device)
-            report = checkpoint.fit(
-                saved["ema"] or saved["model"], self.model, saved["labels"], self.labels, self.cfg.init_overlap
-            )
-            if saved["features"] != self.options:
-                self._normalise()
-            say(f"init_from={self.cfg.init_from}: {report}")
-            if self.cfg.init_names or report.reset:
-                say(report.names())
-            if self.ema is not None:
-                self.ema.load_state_dict(self.model.state_dict())
-        return True
-
-    def _normalise(self) -> None:
+    def normalise(self) -> None:
         """Mean and deviation of the frames of the first training batches, as augmentation leaves them."""
         n = min(len(self.data["train"]), 1024)
         batches = Batches(len(self.data["train"]), min(n, 128), (0, 1), self.cfg.seed)
@@ -129,57 +101,6 @@ class Trainer:
         for model in (self.model, self.ema):
             if model is not None:
                 model.normalise_by(torch.cat(frames))
-
-    def _resume(self, saved: dict, path: Path) -> bool:
-        differences = differences_between(saved["config"], self.plain_config())
-        position, labels = saved["position"], saved["labels"]
-        if position["finished"] == "early" or position["step"] >= self.total_steps:
-            if path.parent.resolve() != self.folder.resolve():
-                raise KwsError(f"{path} has nothing left to train: raise train.epochs, or use init_from={path}")
-            if differences:
-                raise KwsError(
-                    f"{path} is a finished run of another configuration ({'; '.join(differences)}):"
-                    " choose another name=, or resume=never to replace it"
-                )
-            self.best = saved["best"]
-            say(f"{path}: this run is finished; another name= starts another, resume=never replaces it")
-            return False
-        try:
-            report = checkpoint.fit(saved["model"], self.model, labels, self.labels)
-        except KwsError as error:
-            raise KwsError(f"resume from {path}: {error}; resume=never starts fresh") from None
-        if report.changed and self.cfg.resume.strict:
-            raise KwsError(f"resume from {path}: the model changed, and resume.strict=true\n{report.names()}")
-        if self.ema is not None:
-            checkpoint.fit(saved["ema"] or saved["model"], self.ema, labels, self.labels)
-        if saved["features"] != self.options:
-            self._normalise()
-        same = not any(d.startswith(("optim.", "train.epochs:", "train.batch_size:")) for d in differences)
-        other = any(d.startswith("optim.optimizer._target_") for d in differences)  # its state means something else
-        dropped = checkpoint.restore_optimizer(
-            self.optimizer, self.model, saved["optimizer"], set() if other else set(report.kept), settings=same
-        )
-        self.step, self.best, self.waited = position["step"], saved["best"], position["waited"]
-        if position["per_epoch"] != self.per_epoch:  # other data or another batch size: the epoch begins anew
-            self.step = position["step"] // position["per_epoch"] * self.per_epoch
-            say(f"an epoch has {self.per_epoch} batches instead of {position['per_epoch']}: it begins anew")
-        if same and self.step == position["step"]:
-            self.schedule.load_state_dict(saved["schedule"])
-        else:
-            with warnings.catch_warnings():  # of steps of the schedule before any of the optimiser
-                warnings.simplefilter("ignore")
-                for _ in range(self.step):
-                    self.schedule.step()
-        if report.changed or path.parent.resolve() != self.folder.resolve():
-            self.best = {}
-        if differences:
-            say("changed since then: " + "; ".join(differences))
-        if report.changed:
-            say(f"the model changed: {report}\n{report.names()}")
-        if dropped:
-            say(f"{len(dropped)} tensors begin without optimiser state")
-        say(f"resuming {path} at epoch {self.step / self.per_epoch:.2f} of {self.cfg.train.epochs}, step {self.step}")
-        return True
 
     def run(self) -> dict:
         """Trains to the end, from where `begin` put it.
