@@ -71,7 +71,7 @@ def quote_override(argument: str, sweep: bool = False) -> str:
     bare = key.lstrip("+~")
     key = key.replace(bare, SHORT_FORMS.get(bare, bare))
     name = key.rsplit(".", 1)[-1]
-    if name in PATH_KEYS:
+    if name in PATH_KEYS and not os.path.exists(value):
         value = os.path.expanduser(value)  # bash leaves ~ alone behind a key with a dot
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return f"{key}={value}"
