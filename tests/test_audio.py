@@ -116,7 +116,7 @@ BROKEN = {
     "block of 0": (riff(fmt(block=0), chunk(b"data", MONO)), "0 bytes for 1 x 16 bits"),
     "unknown encoding": (riff(fmt(tag=0x1234), chunk(b"data", MONO)), "not a sound file"),
     "huge chunk": (riff(fmt(), chunk(b"LIST", b"", 2**32 - 1), chunk(b"data", MONO)), "no data chunk"),
-    "truncated": (riff(fmt(), chunk(b"data", MONO))[:6044], "3000 of 5000 samples are there; allow_truncated=true"),
+    "truncated": (riff(fmt(), chunk(b"data", MONO))[:6044], "3000 of 5000 samples are there"),
     "huge length": (riff(fmt(), chunk(b"data", MONO, 2**32 - 3)), "5000 of 2147483646 samples"),
     "no samples": (riff(fmt(), chunk(b"data", b"")), "no samples"),
     "no 8-bit samples": (riff(fmt(bits=8), chunk(b"data", b"")), "no samples"),
@@ -154,7 +154,9 @@ def test_truncated_sound_is_kept_when_asked(wav):
     flac = io.BytesIO()
     soundfile.write(flac, NOISE.reshape(-1), 16000, format="FLAC")
     path = wav(flac.getvalue()[:-3000], "a.flac")
-    with pytest.raises(AudioError, match=r"truncated or damaged, \d+ of 15000 samples are there; allow_truncated"):
+    with pytest.raises(
+        AudioError, match=r"truncated or damaged, \d+ of 15000 samples are there .*allow_truncated=true"
+    ):
         audio.read(path)
     samples, _ = audio.read(path, allow_truncated=True)
     assert 8192 <= len(samples) < 15000

@@ -238,7 +238,8 @@ def test_keys_are_distinct_sorted_and_without_whitespace(tmp_path):
     (tmp_path / "other").symlink_to(tmp_path / "a b")
     items = list(walk(str(tmp_path)))
     keys = [item.key for item in items]
-    assert len(items) == len(AWKWARD) + 1
+    hidden = [name for name in AWKWARD if os.fsencode(name).startswith(b".")]  # left out
+    assert len(items) == len(AWKWARD) - len(hidden) + 1
     assert len(set(keys)) == len(keys)
     assert [os.fsencode(key) for key in keys] == sorted(os.fsencode(key) for key in keys)
     assert all(key.split() == [key] and key.encode() for key in keys)
@@ -375,12 +376,12 @@ def test_other_options_are_refused_by_name(sounds, tmp_path):
     extract(root, tmp_path, OPTIONS)
     before = contents(tmp_path)
     for changes, reason in [
-        ({"options": make_options("fbank", num_mel_bins=23)}, r"features\.num_mel_bins: 40 → 23"),
-        ({"options": make_options("mfcc")}, r"features\.type: fbank → mfcc"),
-        ({"format": "npy"}, r"format: ark → npy"),
-        ({"channel": 0}, r"channel: None → 0"),
-        ({"resample": True}, r"resample: False → True"),
-        ({"input": sounds[0] / "set 2"}, r"input: .*set 1 → .*set 2"),
+        ({"options": make_options("fbank", num_mel_bins=23)}, r"features\.num_mel_bins: 40 -> 23"),
+        ({"options": make_options("mfcc")}, r"features\.type: fbank -> mfcc"),
+        ({"format": "npy"}, r"format: ark -> npy"),
+        ({"channel": 0}, r"channel: None -> 0"),
+        ({"resample": True}, r"resample: False -> True"),
+        ({"input": sounds[0] / "set 2"}, r"input: .*set 1 -> .*set 2"),
     ]:
         with pytest.raises(KwsError, match=reason):
             extract(**({"input": root, "output": tmp_path, "options": OPTIONS} | changes))

@@ -218,7 +218,7 @@ def test_a_folder_belongs_to_its_settings(tmp_path):
     folder.write(ROWS, [("/in/a.wav", "text")])
     folder.close()
     with pytest.raises(
-        KwsError, match=r"made with other settings \(features\.low_freq: 30\.0 → 20\.0\): choose another"
+        KwsError, match=r"made with other settings \(features\.low_freq: 30\.0 -> 20\.0\): choose another"
     ):
         FeatureFolder(str(tmp_path / "out"), 4, SETTINGS)
     folder = FeatureFolder(str(tmp_path / "out"), 4, changed)
