@@ -52,7 +52,7 @@ class Synthetic(Source):
         kept_rate, kept_pitch: bands inside these for validation and test alone.
         per_word: training clips of each word; validation and test have `per_word_evaluation`.
         unknown_share, silence_share: training clips of `_unknown_` and `_silence_` as a share of the words' clips, but
-            at least half as many as of one word; validation and test have as many of each as of a word.
+            at least as many as of one word; validation and test have as many of each as of a word.
         noise_seconds: length of each of the made background recordings (training; the others a quarter).
         sample_rate: of the clips, in Hz.
         workers: processes that synthesise; null uses every core.
@@ -122,7 +122,7 @@ class Synthetic(Source):
 
     def _share(self, share: float, split: str) -> int:
         count = self.counts[split]
-        return max(round(share * count * len(self.words)), count // 2) if split == "train" and share else count
+        return max(round(share * count * len(self.words)), count) if split == "train" and share else count
 
     def _others(self, split: str) -> list[str]:
         """What `_unknown_` says in a split. A quarter of the words is kept for the test."""
