@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from kws import audio
 from kws.augment import level
 from kws.config import command
+from kws.data.dataset import read_clip
 from kws.data.source import SILENCE, UNKNOWN
 from kws.decision import Detection
 from kws.errors import KwsError
@@ -73,11 +74,10 @@ def stream_of_clips(cfg: DictConfig, trained, rate: int) -> tuple[np.ndarray, li
         raise KwsError("this data has no recordings of background to put between the clips")
     rng = np.random.default_rng(cfg.seed)
     chosen = [clips[i] for i in rng.permutation(len(clips))[: cfg.clips]]
-    beds = [audio.read(c.path, channel=0, rate=rate)[0][round(c.start * rate) : round(c.end * rate)] for c in noise]
+    beds = [read_clip(clip, rate) for clip in noise]
     gap, sound, said, at = round(cfg.gap_ms * rate / 1000), [], [], 0
     for clip in chosen:
-        wave, _ = audio.read(clip.path, channel=0, rate=rate)
-        wave = wave[round(clip.start * rate) : None if clip.end is None else round(clip.end * rate)]
+        wave = read_clip(clip, rate)
         bed = beds[rng.integers(len(beds))]
         start = rng.integers(max(1, len(bed) - gap))
         bed = np.resize(bed[start : start + gap], gap)

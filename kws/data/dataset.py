@@ -87,14 +87,12 @@ class ClipDataset(Dataset):
     def _read(self, clip: Clip) -> np.ndarray:
         if clip.label == SILENCE:
             return self._noise_wave(clip)
-        wave, _ = audio.read(clip.path, channel=0, rate=self.rate)
-        return _stretch(wave, clip, self.rate)
+        return read_clip(clip, self.rate)
 
     def _noise_wave(self, clip: Clip) -> np.ndarray:
         """A recording of background; kept, as it is cut again and again."""
         if clip not in self._noise_waves:
-            wave, _ = audio.read(clip.path, channel=0, rate=self.rate)
-            self._noise_waves[clip] = _stretch(wave, clip, self.rate)
+            self._noise_waves[clip] = read_clip(clip, self.rate)
         return self._noise_waves[clip]
 
     def _placed(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -118,7 +116,13 @@ class ClipDataset(Dataset):
         return wave[at : at + self.window]
 
 
-def _stretch(wave: np.ndarray, clip: Clip, rate: int) -> np.ndarray:
+def read_clip(clip: Clip, rate: int) -> np.ndarray:
+    """A clip's samples (n,) at `rate` Hz in int16 units, of its file's first channel.
+
+    Raises:
+        AudioError: the file cannot be used, or ends before the clip begins.
+    """
+    wave, _ = audio.read(clip.path, channel=0, rate=rate)
     part = wave[round(clip.start * rate) : None if clip.end is None else round(clip.end * rate)]
     if not len(part):
         raise audio.AudioError(

@@ -14,13 +14,16 @@ from kws.errors import KwsError
 
 def start(device: str) -> tuple[int, int]:
     """Joins the other processes if torchrun started us. Returns this one's rank and their number."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return 0, 1
-    if not dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    return dist.get_rank(), dist.get_world_size()
+    return place()
+
+
+def place() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if running() else (0, 1)
 
 
 def running() -> bool:

@@ -23,9 +23,7 @@ class Result:
 @torch.no_grad()
 def evaluate(model, extractor, data: ClipDataset, batch_size: int = 64, workers: int = 0, show: bool = False) -> Result:
     """Answers every clip of `data` once; of several processes each answers its share, and figures are those of all."""
-    rank, world = (
-        (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed.running() else (0, 1)
-    )
+    rank, world = distributed.place()
     indices = list(range(rank, len(data), world))
     batches = [[(0, i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
     training, device = model.training, model.mean.device
