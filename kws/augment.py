@@ -125,7 +125,7 @@ def _filtered(wave: np.ndarray, response: np.ndarray | None, tilt: np.ndarray | 
     """The wave through a room and a smooth gain curve (dB at points evenly spaced over the mel-like root of
     frequency), at the level it had."""
     n = len(wave)
-    size = 1 << (n + (0 if response is None else len(response)) - 1).bit_length()
+    size = -(-(n + (0 if response is None else len(response))) // 2048) * 2048  # small factors: a fast transform
     spectrum = np.fft.rfft(wave, size)
     if response is not None:
         spectrum *= np.fft.rfft(response, size)

@@ -22,6 +22,7 @@ from kws.config import command
 from kws.data.dataset import ClipDataset
 from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
 from kws.errors import KwsError
+from kws.features.extractor import FeatureExtractor
 from kws.metrics import accuracy, per_word, wilson_interval
 from kws.models.cost import cost
 from kws.spotter import Trained, open_checkpoint
@@ -43,7 +44,7 @@ def run(cfg: DictConfig) -> dict:
     data = ClipDataset(
         clips,
         trained.labels,
-        int(options.sample_frequency),
+        FeatureExtractor(options),
         trained.config["train"]["window_ms"],
         Augment(),
         noise,
@@ -51,7 +52,7 @@ def run(cfg: DictConfig) -> dict:
     )
     if cfg.snr is not None and not noise:
         raise KwsError("snr= needs recordings of background, and this data has none")
-    result = evaluate(trained.model, trained.extractor, data, cfg.batch_size, cfg.workers, show=True)
+    result = evaluate(trained.model, data, cfg.batch_size, cfg.workers, show=True)
     matrix = result.matrix
     right, total = int(matrix.trace()), int(matrix.sum())
     low, high = wilson_interval(right, total)

@@ -12,6 +12,8 @@ from kws.data.dataset import ClipDataset
 from kws.data.source import Clip
 from kws.data.synthetic import Synthetic
 from kws.errors import KwsError
+from kws.features import make_options
+from kws.features.extractor import FeatureExtractor
 
 pytest.importorskip("espeakng_loader", reason="espeakng-loader is not installed")
 
@@ -79,17 +81,18 @@ def test_clips_are_placed_whole_and_long_ones_at_their_loudest(tmp_path):
     audio.write(tmp_path / "short.wav", np.full(1600, 5000), RATE)
     clips = [Clip(str(tmp_path / "long.wav"), "a"), Clip(str(tmp_path / "short.wav"), "a"),
              Clip(str(tmp_path / "long.wav"), "a", 1.25, 1.5)]  # fmt: skip
-    data = ClipDataset(clips, ["a"], RATE, 1000)
+    extractor = FeatureExtractor(make_options("fbank", sample_frequency=RATE))
+    data = ClipDataset(clips, ["a"], extractor, 1000)
     long, short, part = (data[(0, i)]["wave"].numpy() for i in range(3))
     assert np.count_nonzero(long) == 4000
     assert np.flatnonzero(short).tolist() == list(range(7200, 8800))
     assert np.count_nonzero(part) == 4000
-    moved = ClipDataset(clips, ["a"], RATE, 1000, Augment(onset_ms=0, lead_ms=300))
+    moved = ClipDataset(clips, ["a"], extractor, 1000, Augment(onset_ms=0, lead_ms=300))
     starts = {int(np.flatnonzero(moved[(e, 1)]["wave"].numpy())[0]) for e in range(20)}
     assert len(starts) > 10
     assert min(starts) >= 4800
     with pytest.raises(KwsError, match="labelled a"):
-        ClipDataset(clips, ["b"], RATE, 1000)
+        ClipDataset(clips, ["b"], extractor, 1000)
 
 
 @pytest.fixture(scope="module")

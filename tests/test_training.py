@@ -146,7 +146,7 @@ def test_twelve_words_start_fifteen(corpus, finished, tmp_path, capsys):
     ]
     batch = next(iter(load(trainer.data["validation"], [[(0, i) for i in known]], 0)))
     with torch.no_grad():
-        answers = trainer.model.eval().clip_logits(trainer.extractor.stream(batch["wave"], flush=True)[0]).argmax(1)
+        answers = trainer.model.eval().clip_logits(batch["frames"]).argmax(1)
     assert (answers == batch["label"]).float().mean() >= 0.6
     foreign = Trainer(
         config("train", *tiny(corpus, f"init_from={finished[0]}", "model.table=[conv_k3_c20]")), tmp_path / "no"
@@ -290,7 +290,7 @@ class TestBatches:
         assert all(torch.equal(torch.as_tensor(first[name]), torch.as_tensor(again[name])) for name in first)
         assert not torch.equal(data[(4, 7)]["wave"], first["wave"])
         keys = [[(0, i) for i in range(5)], [(1, i) for i in range(5)]]
-        by_worker = [b["wave"] for b in load(data, keys, 2)]
-        assert all(torch.equal(a, b["wave"]) for a, b in zip(by_worker, load(data, keys, 0), strict=True))
+        by_worker = [b["frames"] for b in load(data, keys, 2)]
+        assert all(torch.equal(a, b["frames"]) for a, b in zip(by_worker, load(data, keys, 0), strict=True))
         assert isinstance(data, ClipDataset)
         assert json.dumps(sorted(data.labels)) == '["_silence_", "fall", "high", "low", "rise"]'

@@ -25,8 +25,8 @@ class GhostModule(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         intrinsic = self.primary(x, stream)
-        both = torch.stack([intrinsic, self.cheap(intrinsic, stream)], dim=2)
-        return both.flatten(1, 2)[:, : self.c_out]
+        both = [x.permute(0, 2, 3, 1) for x in (intrinsic, self.cheap(intrinsic, stream))]  # in memory's order
+        return torch.stack(both, dim=4).flatten(3)[..., : self.c_out].permute(0, 3, 1, 2)
 
 
 class DfcAttention(nn.Module):

@@ -1,4 +1,4 @@
-"""Clips to waves of one length: reading, placing, changing. What a worker process does."""
+"""Clips to frames: reading, placing, changing, extracting. What a worker process does."""
 
 import signal
 import sys
@@ -12,12 +12,14 @@ from kws import audio
 from kws.augment import Augment, level, mix
 from kws.data.source import SILENCE, Clip
 from kws.errors import KwsError
+from kws.features.extractor import FeatureExtractor
+from kws.features.framing import n_frames
 
 NO_CHANGE = Augment()
 
 
 class ClipDataset(Dataset):
-    """Waves (window,) of labelled clips.
+    """Labelled clips as waves (window,), and in batches as frames.
 
     A clip shorter than the window stands somewhere in it (in the middle without augmentation) with background or
     nothing around it; of a longer one the loudest stretch is taken, of `_silence_` any.
@@ -31,19 +33,19 @@ class ClipDataset(Dataset):
     """
 
     def __init__(
-        self, clips: Sequence[Clip], labels: Sequence[str], rate: int, window_ms: float,
+        self, clips: Sequence[Clip], labels: Sequence[str], extractor: FeatureExtractor, window_ms: float,
         augment: Augment = NO_CHANGE, noise: Sequence[Clip] = (), snr: float | None = None, seed: int = 0,
-        shift_ms: float = 10.0, n_frames: int = 0, dim: int = 0,
     ):  # fmt: skip
-        self.clips, self.rate, self.seed, self.snr = list(clips), rate, seed, snr
+        self.clips, self.extractor, self.seed, self.snr = list(clips), extractor, seed, snr
+        self.rate = int(extractor.options.sample_frequency)
         self.labels = {label: i for i, label in enumerate(labels)}
         if unknown := sorted({clip.label for clip in clips} - set(labels)):
             raise KwsError(
                 f"clips are labelled {', '.join(unknown)}, which is not among the labels {', '.join(labels)}"
             )
-        self.window = round(rate * window_ms / 1000)
+        self.window = round(self.rate * window_ms / 1000)
+        self.n_frames = n_frames(self.window, extractor.options)
         self.augment, self.noise = augment, list(noise)
-        self.frames = shift_ms, n_frames, dim
         self._noise_waves: dict[Clip, np.ndarray] = {}
         self.unusable: set[str] = set()  # what was wrong with the files that were left out
 
@@ -57,22 +59,26 @@ class ClipDataset(Dataset):
             wave = self._background(self._read(clip), rng) if clip.label == SILENCE else self._word(clip, rng)
         except audio.AudioError as error:
             return error  # told where the user reads it, not inside a worker
-        shift, n_frames, dim = self.frames
-        masks = self.augment.masks(n_frames, dim, shift, rng)
-        return {"wave": torch.from_numpy(wave), "label": self.labels[clip.label], "masks": torch.from_numpy(masks)}
+        return {"wave": torch.from_numpy(wave), "label": self.labels[clip.label], "masks": self._masks(rng)}
+
+    def _masks(self, rng: np.random.Generator) -> torch.Tensor:
+        options = self.extractor.options
+        return torch.from_numpy(self.augment.masks(self.n_frames, options.dim, options.frame_shift, rng))
 
     def collate(self, items: list) -> dict:
-        """A batch of the items that could be read, and what was wrong with the rest ("errors"). No items (a process
-        without a share of a short batch) give tensors of batch 0."""
+        """A batch of the items that could be read: "frames" (batch, frames, dim), "label", "masks"; and what was wrong
+        with the rest ("errors"). No items (a process without a share of a short batch) give tensors of batch 0."""
         errors = [str(item) for item in items if isinstance(item, audio.AudioError)]
         items = [item for item in items if not isinstance(item, audio.AudioError)]
         if items:
             batch = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
         else:
-            masks = len(self.augment.masks(*self.frames[1:], self.frames[0], np.random.default_rng(0)))
+            masks = len(self._masks(np.random.default_rng(0)))
             batch = {"wave": torch.zeros(0, self.window), "label": torch.zeros(0, dtype=torch.long)}
             batch["masks"] = torch.zeros(0, masks, 3, dtype=torch.long)
-        return {**batch, "errors": errors}
+        with torch.no_grad():
+            frames, _ = self.extractor.stream(batch.pop("wave"), flush=True)
+        return {"frames": frames, **batch, "errors": errors}
 
     def _word(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         wave = self.augment.shape(self._read(clip), rng)

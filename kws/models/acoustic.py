@@ -37,7 +37,8 @@ class AcousticModel(nn.Module):
     def _embed(self, frames: Tensor, stream: Stream | None) -> Tensor:
         """Frames (batch, frames, dim) to the blocks' output (batch, channels, bands, steps)."""
         x = ((frames - self.mean) / self.std).clamp(-CLIP, CLIP).transpose(1, 2)
-        return self.blocks(x[:, None] if self.planar else x[:, :, None], stream)
+        x = x[:, None] if self.planar else x[:, :, None]
+        return self.blocks(x.contiguous(memory_format=torch.channels_last), stream)
 
     def _logits(self, frames: Tensor, stream: Stream | None) -> Tensor:
         x = self.pool(self._embed(frames, stream), stream)

@@ -21,7 +21,7 @@ class Result:
 
 
 @torch.no_grad()
-def evaluate(model, extractor, data: ClipDataset, batch_size: int = 64, workers: int = 0, show: bool = False) -> Result:
+def evaluate(model, data: ClipDataset, batch_size: int = 64, workers: int = 0, show: bool = False) -> Result:
     """Answers every clip of `data` once; of several processes each answers its share, and figures are those of all."""
     rank, world = distributed.place()
     indices = list(range(rank, len(data), world))
@@ -33,8 +33,7 @@ def evaluate(model, extractor, data: ClipDataset, batch_size: int = 64, workers:
     for batch in progress(
         load(data, batches, workers), total=len(batches), desc="evaluating", unit="batch", disable=not show
     ):
-        frames, _ = extractor.stream(batch["wave"].to(device), flush=True)
-        logits, labels = model.clip_logits(frames), batch["label"].to(device)
+        logits, labels = model.clip_logits(batch["frames"].to(device)), batch["label"].to(device)
         loss += losses.cross_entropy(logits, losses.targets(labels, n)).sum().item()
         truth += labels.tolist()
         predicted += logits.argmax(dim=1).tolist()

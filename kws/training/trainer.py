@@ -19,7 +19,7 @@ from kws.augment import Augment, mask
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import Source
 from kws.errors import KwsError
-from kws.features import describe, make_options, n_frames
+from kws.features import describe, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.metrics import accuracy
 from kws.models.cost import cost
@@ -64,18 +64,16 @@ class Trainer:
         self.labels = self.source.labels
         options = make_options(**cfg.features)
         self.options = describe(options)
-        self.extractor = FeatureExtractor(options).to(self.device)
+        extractor = FeatureExtractor(options)
         if self.rank == 0:
             self.source.prepare()
         distributed.barrier()
-        window = cfg.train.window_ms
-        frames = n_frames(round(options.sample_frequency * window / 1000), options)
         self.data = {}
         for split in ("train", "validation"):
             augment = instantiate(cfg.augment, _convert_="all") if split == "train" else Augment()
             self.data[split] = ClipDataset(
-                self.source.clips(split), self.labels, int(options.sample_frequency), window, augment,
-                self.source.noise(split), seed=cfg.seed, shift_ms=options.frame_shift, n_frames=frames, dim=options.dim,
+                self.source.clips(split), self.labels, extractor, cfg.train.window_ms, augment,
+                self.source.noise(split), seed=cfg.seed,
             )  # fmt: skip
             if not len(self.data[split]):
                 raise KwsError(f"data has no {split} clips")
@@ -96,11 +94,10 @@ class Trainer:
         n = min(len(self.data["train"]), 1024)
         batches = Batches(len(self.data["train"]), min(n, 128), (0, 1), self.cfg.seed)
         chosen = [batch for batch, _ in zip(batches, range(-(-n // 128)), strict=False)]
-        frames = [self.extractor.stream(b["wave"].to(self.device), flush=True)[0].flatten(0, 1)
-                  for b in load(self.data["train"], chosen, 0)]  # fmt: skip
+        frames = torch.cat([batch["frames"].flatten(0, 1) for batch in load(self.data["train"], chosen, 0)])
         for model in (self.model, self.ema):
             if model is not None:
-                model.normalise_by(torch.cat(frames))
+                model.normalise_by(frames.to(self.device))
 
     def run(self) -> dict:
         """Trains to the end, from where `begin` put it.
@@ -168,10 +165,9 @@ class Trainer:
         c = self.cfg.train
         # dropout and mixup are functions of (seed, step, process): nothing to remember between steps
         torch.manual_seed(np.random.SeedSequence([self.cfg.seed, self.step, self.rank]).generate_state(1)[0].item())
-        waves, labels = batch["wave"].to(self.device), batch["label"].to(self.device)
+        frames, labels = batch["frames"].to(self.device), batch["label"].to(self.device)
         count = distributed.total(torch.tensor(len(labels))).item()
         with torch.no_grad():
-            frames, _ = self.extractor.stream(waves, flush=True)
             frames = mask(frames, batch["masks"].to(self.device), self.model.mean)
             target = losses.targets(labels, len(self.labels), c.label_smoothing)
             if c.mixup > 0 and len(labels) > 1:
@@ -219,7 +215,7 @@ class Trainer:
     def _validate(self) -> bool:
         """Figures after an epoch; keeps the best. Returns whether patience has run out."""
         c, model = self.cfg.train, self.ema or self.model
-        result = evaluate(model, self.extractor, self.data["validation"], c.batch_size, min(c.workers, 1))
+        result = evaluate(model, self.data["validation"], c.batch_size, min(c.workers, 1))
         epoch = self.step // self.per_epoch
         row = {
             "step": self.step,
