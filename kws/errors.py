@@ -7,3 +7,7 @@ class KwsError(Exception):
 
 class OptionError(KwsError, ValueError):
     """An option of a front-end, a row of a block table, a setting that cannot be."""
+
+
+class AudioError(ValueError):
+    """A sound that cannot be used: which file, what was found, what was expected."""
