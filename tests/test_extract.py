@@ -399,7 +399,7 @@ def test_options_may_change_while_nothing_is_done(tmp_path):
 def test_a_second_run_at_once_is_refused(sounds, tmp_path):
     settings = {"format": "ark", "features": {}}
     holder = FeatureFolder(str(tmp_path), 40, settings)
-    with pytest.raises(KwsError, match=f"{tmp_path}: in use by another process"):
+    with pytest.raises(KwsError, match=f"{tmp_path}: in use by process {os.getpid()}"):
         extract(sounds[0], tmp_path, OPTIONS)
     holder.close()
 

@@ -459,7 +459,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_a_folder_is_locked_while_it_is_open(tmp_path):
     folder = FeatureFolder(tmp_path, 4, SETTINGS)
-    with pytest.raises(KwsError, match=f"{tmp_path}: in use by another process"):
+    with pytest.raises(KwsError, match=f"{tmp_path}: in use by process {os.getpid()}"):
         FeatureFolder(tmp_path, 4, SETTINGS)
     folder.close()
     FeatureFolder(tmp_path, 4, SETTINGS).close()

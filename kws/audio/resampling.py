@@ -81,7 +81,8 @@ def resampled(blocks: Iterable[np.ndarray], resampler: Resampler, size: int = 1 
     step = max(min(size, size * resampler.down // resampler.up), 1)
     for block in blocks:
         for at in range(0, len(block), step):
-            yield resampler.push(block[at : at + step])
+            if len(out := resampler.push(block[at : at + step])):
+                yield out
     yield resampler.push(np.zeros(0, np.float32), flush=True)
 
 

@@ -5,12 +5,12 @@ points to, so that the next append goes on as if nothing had happened.
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -28,6 +28,17 @@ def whole_lines(path: str | Path) -> Iterator[bytes]:
     """The lines of a file, but for a last one without an end."""
     with open(path, "rb") as file:
         yield from (line for line in file if line.endswith(b"\n"))
+
+
+class _Whole(io.FileIO):
+    """A file without a buffer, to which all that is given is written, or an error is raised."""
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        left = view.cast("B") if view.nbytes else b""
+        while left:  # the system may take less than it is given
+            left = left[super().write(left) :]
+        return view.nbytes
 
 
 class _Table:
@@ -50,7 +61,7 @@ class _Table:
             sizes = self._recover(self.paths[0].stat().st_size)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.paths[-1]}: not written by this command, or damaged ({error})") from None
-        self.files = [open(path, "r+b", buffering=0) for path in self.paths]  # noqa: SIM115
+        self.files = [_Whole(path, "r+") for path in self.paths]
         for file, size in zip(self.files, sizes, strict=True):
             file.truncate(size)
             file.seek(size)
@@ -62,12 +73,6 @@ class _Table:
     def append(self, rows: list[tuple[str, np.ndarray]]) -> None:
         """Adds matrices (n, dim) under their keys."""
         raise NotImplementedError
-
-    def _write(self, *parts: bytes) -> None:
-        for file, part in zip(self.files, parts, strict=True):
-            left = memoryview(part)
-            while left:  # a raw file may take less than it is given
-                left = left[file.write(left) :]
 
     def close(self) -> None:
         for file in self.files:
@@ -94,12 +99,13 @@ class ArkTable(_Table):
         return ends
 
     def append(self, rows: list[tuple[str, np.ndarray]]) -> None:
-        data, counted, lines, start = io.BytesIO(), "", "", self.files[0].tell()
+        counted = lines = ""
         for key, frames in rows:
-            offset = start + write_matrix(data, key, frames)
+            offset = write_matrix(self.files[0], key, frames)
             counted += f"{key} {len(frames)}\n"
             lines += f"{key} {self.paths[0]}:{offset}\n"
-        self._write(data.getbuffer(), os.fsencode(counted), os.fsencode(lines))
+        self.files[1].write(os.fsencode(counted))
+        self.files[2].write(os.fsencode(lines))
 
 
 class NpyTable(_Table):
@@ -134,16 +140,57 @@ class NpyTable(_Table):
             file.write(self._header(self.rows))
 
     def append(self, rows: list[tuple[str, np.ndarray]]) -> None:
-        data, lines = io.BytesIO(), ""
+        lines = ""
         for key, frames in rows:
-            data.write(np.ascontiguousarray(frames, "<f4").data)
+            self.files[0].write(np.ascontiguousarray(frames, "<f4").data)
             lines += json.dumps({"key": key, "start": self.rows, "frames": len(frames)}) + "\n"
             self.rows += len(frames)
-        self._write(data.getbuffer(), lines.encode())
+        self.files[1].write(lines.encode())
         self._write_header()
 
 
 TABLES = {"ark": ArkTable, "npy": NpyTable}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def _said(error: OSError) -> str:
+    advice = "; once there is room the same command goes on" if error.errno in _NO_ROOM else ""
+    return f"{error.strerror or error}{advice}"
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock, whose file has the process's number in it and is gone at the end.
+
+    The lock itself is the system's, which frees it when the process ends, however: a file that was left says nothing.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    while True:
+        file = open(path, "a+")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = f"process {pid}" if (pid := file.read().strip()) else "another process"
+            file.close()
+            raise ValueError(f"in use by {who}: wait for its end, or choose another output") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                break
+        file.close()  # the one before ended just now, and took its file away
+    with file:
+        file.truncate(0)
+        try:
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 class FeatureFolder:
@@ -169,7 +216,8 @@ class FeatureFolder:
         try:
             with contextlib.ExitStack() as opened:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock(opened.enter_context(open(self.failures, "ab")))
+                opened.enter_context(_locked(self.folder / ".lock"))
+                self.failures.touch()
                 self._take_over(settings)
                 self.table = TABLES[settings["format"]](folder, dim)
                 opened.callback(self.table.close)
@@ -177,17 +225,11 @@ class FeatureFolder:
                 os.truncate(self.failures, sum(map(len, lines)))
                 failed = [json.loads(line)["path"] for line in lines]
                 self.close = opened.pop_all().close
-        except (ValueError, OSError) as error:
-            raise KwsError(f"{folder}: {getattr(error, 'strerror', None) or error}") from None
+        except OSError as error:
+            raise KwsError(f"{folder}: {_said(error)}") from None
+        except ValueError as error:
+            raise KwsError(f"{folder}: {error}") from None
         self.n_failed, self.done = len(failed), self.table.keys.union(failed)  # paths begin with /, keys do not
-
-    def _lock(self, file: BinaryIO) -> None:
-        """Holds failed.jsonl's lock as long as it is open: the system frees it when the process ends, however."""
-        try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError("in use by another process: wait for its end, or choose another output") from None
 
     def _take_over(self, settings: dict) -> None:
         """Refuses what was made with other settings; begins anew where nothing was made yet."""
@@ -221,5 +263,5 @@ class FeatureFolder:
                 with open(self.failures, "a", encoding="utf-8") as file:
                     file.writelines(json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in failed)
         except OSError as error:
-            raise KwsError(f"{self.folder}: {error.strerror}; once there is room the same command goes on") from None
+            raise KwsError(f"{self.folder}: {_said(error)}") from None
         self.n_failed += len(failed)
