@@ -591,7 +591,7 @@ def test_kaldi_segments_and_phrases(tmp_path, monkeypatch):
         ("wav.scp", "r1 a.wav\n\nr2 b.wav\n", r"wav\.scp, line 2: the line is empty"),
         ("wav.scp", "", r"wav\.scp: the file is empty"),
         ("wav.scp", None, r"wav\.scp: cannot be read"),
-        ("wav.scp", "r1 \udcff.wav\n", r"wav\.scp: is not UTF-8"),
+        ("wav.scp", "r1 \udcff.wav\n", r"wav\.scp, line 1: is not UTF-8"),
         ("segments", "u1 r1 0 1\nu2 r9 0 1\n", r"segments, line 2: u2 is of recording r9.*not in wav\.scp"),
         ("segments", "u1 r1 0 1\nu2 r1 0\n", r"segments, line 2: expected 'u2 <recording> <start> <end>'"),
         ("segments", "u1 r1 0 1\nu2 r1 2 1\n", r"segments, line 2: u2 is from 2.0 to 1.0 s"),
@@ -600,7 +600,7 @@ def test_kaldi_segments_and_phrases(tmp_path, monkeypatch):
         ("segments", None, r"text, line 1: u1 is not in .*wav\.scp"),
         ("text", None, r"text: cannot be read"),
         ("text", "u1 go\nu1 go\n", r"text, line 2: u1 is there twice"),
-        ("utt2spk", "u1 ann\n", r"text, line 2: u2 has no speaker in .*utt2spk"),
+        ("utt2spk", "u1 ann\n", r"utt2spk: no line for u2 of .*segments"),
     ],
 )
 def test_kaldi_mistakes(tmp_path, file, text, message):

@@ -19,14 +19,15 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from kws.audio.pipes import Pipe, output_of
 from kws.audio.resampling import Resampler, resample, resampled
 from kws.audio.sndfile import Decoded
 from kws.audio.wav import FULL_SCALE, MAX_CHANNELS, MAX_RATE, OPEN_LENGTHS, Wav, open_wav
 from kws.errors import AudioError
 
 __all__ = [
-    "FULL_SCALE", "MAX_CHANNELS", "MAX_RATE", "OPEN_LENGTHS", "SUFFIXES", "AudioError", "Resampler", "Sound",
-    "duration", "read", "resample", "write",
+    "FULL_SCALE", "MAX_CHANNELS", "MAX_RATE", "OPEN_LENGTHS", "SUFFIXES", "AudioError", "Pipe", "Resampler",
+    "Sound", "duration", "read", "resample", "write",
 ]  # fmt: skip
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64"}
@@ -38,7 +39,7 @@ class Sound:
     """An open sound file: wav (8 to 32 bit, float, A-law, µ-law), flac, ogg, mp3, whatever else libsndfile decodes.
 
     Args:
-        path: of the file.
+        path: of the file, or a `Pipe`, whose program is run.
         file: what to read instead, as the end of a pipe; `path` names it in errors. It is closed with the sound.
 
     Attributes:
@@ -53,7 +54,7 @@ class Sound:
     def __init__(self, path: str | Path, file: BinaryIO | None = None):
         self.path = path
         try:
-            file = file or io.FileIO(path)
+            file = file or (output_of(path) if isinstance(path, Pipe) else io.FileIO(path))
         except (OSError, ValueError) as error:  # a path may hold what no path can
             raise AudioError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         try:
