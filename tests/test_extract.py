@@ -19,14 +19,16 @@ import pytest
 import soundfile
 import torch
 
-from kws import audio
+from kws import audio, computer, utterances
 from kws import extract as command
+from kws.computer import Computer
 from kws.errors import KwsError
-from kws.extract import Computer, Item, batches, extract, walk
+from kws.extract import extract
 from kws.features import make_options
 from kws.features.extractor import FeatureExtractor
 from kws.features.kaldi_io import read_matrix, read_scp
 from kws.features.store import ArkTable, FeatureFolder
+from kws.utterances import Item, batches, walk
 from kws.workers import ordered_map
 
 ROOT = Path(command.__file__).parents[1]
@@ -149,8 +151,8 @@ def test_processes_and_chunks_change_no_byte(sounds, tmp_path, format, monkeypat
     for i, workers in enumerate((0, 2)):
         extract(sounds[0], tmp_path / str(i), OPTIONS, format, workers=workers)
         outputs.append(contents(tmp_path / str(i)))
-        monkeypatch.setattr(command, "BATCH_FILES", 3)  # for the second run
-    monkeypatch.setattr(command, "CHUNK", 7001)
+        monkeypatch.setattr(utterances, "BATCH_FILES", 3)  # for the second run
+    monkeypatch.setattr(computer, "CHUNK", 7001)
     extract(sounds[0], tmp_path / "chunks", OPTIONS, format)
     assert contents(tmp_path / "chunks") == outputs[0] == outputs[1]
 
@@ -295,7 +297,7 @@ def test_a_folder_too_deep_for_the_system_is_named(tmp_path):
 
 
 def test_tasks_are_bounded_in_files_and_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "BATCH_BYTES", 100)
+    monkeypatch.setattr(utterances, "BATCH_BYTES", 100)
     for i in range(40):
         (tmp_path / f"{i:02d}.wav").write_bytes(bytes(100 if i >= 36 else 1))
     assert [len(batch) for batch in batches(walk(str(tmp_path)))] == [32, 5, 1, 1, 1]
@@ -416,7 +418,7 @@ def test_a_full_disk_is_a_mistake_that_can_be_gone_on_from(sounds, tmp_path, mon
 
     with monkeypatch.context() as patched:
         patched.setattr(ArkTable, "append", full)
-        patched.setattr(command, "BATCH_FILES", 8)
+        patched.setattr(utterances, "BATCH_FILES", 8)
         with pytest.raises(KwsError, match="No space left on device; once there is room the same command goes on"):
             extract(sounds[0], tmp_path / "out", OPTIONS)
     extract(sounds[0], tmp_path / "out", OPTIONS)
