@@ -59,7 +59,9 @@ class ClipDataset(Dataset):
             wave = self._background(self._read(clip), rng) if clip.label == SILENCE else self._word(clip, rng)
         except audio.AudioError as error:
             return error  # told where the user reads it, not inside a worker
-        return {"wave": torch.from_numpy(wave), "label": self.labels[clip.label], "masks": self._masks(rng)}
+        drawn = epoch * len(self) + index  # what its dither is a function of
+        label = self.labels[clip.label]
+        return {"wave": torch.from_numpy(wave), "label": label, "masks": self._masks(rng), "utterance": drawn}
 
     def _masks(self, rng: np.random.Generator) -> torch.Tensor:
         options = self.extractor.options
@@ -74,10 +76,12 @@ class ClipDataset(Dataset):
             batch = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
         else:
             masks = len(self._masks(np.random.default_rng(0)))
-            batch = {"wave": torch.zeros(0, self.window), "label": torch.zeros(0, dtype=torch.long)}
+            none = torch.zeros(0, dtype=torch.long)
+            batch = {"wave": torch.zeros(0, self.window), "label": none, "utterance": none}
             batch["masks"] = torch.zeros(0, masks, 3, dtype=torch.long)
         with torch.no_grad():
-            frames, _ = self.extractor.stream(batch.pop("wave"), flush=True)
+            state = self.extractor.initial_state(len(batch["label"]), batch.pop("utterance").tolist())
+            frames, _ = self.extractor.stream(batch.pop("wave"), state, flush=True)
         return {"frames": frames, **batch, "errors": errors}
 
     def _word(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:

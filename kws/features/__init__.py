@@ -13,9 +13,14 @@ import numpy as np
 
 from kws import audio
 from kws.features.framing import n_frames
-from kws.features.options import FbankOptions, MfccOptions, describe, make_options
+from kws.features.options import (
+    FbankOptions, MfccOptions, Options, SpectrogramOptions, describe, make_options, read_conf, write_conf,
+)  # fmt: skip
 
-__all__ = ["FbankOptions", "MfccOptions", "describe", "from_file", "make_options", "n_frames", "plot"]
+__all__ = [
+    "FbankOptions", "MfccOptions", "Options", "SpectrogramOptions", "describe", "from_file", "make_options", "n_frames",
+    "plot", "read_conf", "write_conf",
+]  # fmt: skip
 
 
 def from_file(path: str | Path, feat_type: str = "fbank", feat_dim: int = 80, channel: int | None = None, **options):

@@ -1,9 +1,9 @@
 """How many frames a wave has, and where each begins: one answer for whole files and for streams. No torch here."""
 
-from kws.features.options import FbankOptions
+from kws.features.options import FrameOptions
 
 
-def first_sample(frame: int, options: FbankOptions) -> int:
+def first_sample(frame: int, options: FrameOptions) -> int:
     """The index of a frame's first sample; negative where `snip_edges=false` centres frames on the wave's start.
 
     Kaldi: FirstSampleOfFrame in feature-window.cc.
@@ -14,7 +14,7 @@ def first_sample(frame: int, options: FbankOptions) -> int:
     return frame * shift + shift // 2 - options.window_samples // 2
 
 
-def n_frames(n_samples: int, options: FbankOptions, flush: bool = True) -> int:
+def n_frames(n_samples: int, options: FrameOptions, flush: bool = True) -> int:
     """Frames of a wave of `n_samples`; without `flush`, only those that later samples cannot change.
 
     Kaldi: NumFrames in feature-window.cc.

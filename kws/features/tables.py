@@ -6,12 +6,12 @@ All follow Kaldi's own order of float32 arithmetic where that decides a weight (
 import numpy as np
 
 from kws.errors import OptionError
-from kws.features.options import FbankOptions, MfccOptions
+from kws.features.options import FrameOptions, MelOptions, MfccOptions
 
 FLT_EPSILON = float(np.finfo(np.float32).eps)  # Kaldi's floor under every logarithm
 
 
-def window(options: FbankOptions) -> np.ndarray:
+def window(options: FrameOptions) -> np.ndarray:
     """(window_samples,) float32. Kaldi: FeatureWindowFunction in feature-window.cc."""
     n = options.window_samples
     a = 2 * np.pi / (n - 1)
@@ -34,25 +34,74 @@ def mel_scale(hz):
     return np.float32(1127.0) * np.log(np.float32(1.0) + np.asarray(hz, np.float32) / np.float32(700.0))
 
 
-def mel_filters(options: FbankOptions) -> np.ndarray:
-    """(fft_samples // 2 + 1, num_mel_bins) float32; the Nyquist row is 0. Kaldi: MelBanks::MelBanks."""
+def hz_of_mel(mel):
+    """The frequency in Hz of a mel. Kaldi: MelBanks::InverseMelScale."""
+    return np.float32(700.0) * (np.exp(np.asarray(mel, np.float32) / np.float32(1127.0)) - np.float32(1.0))
+
+
+def vtln_warped(hz, options: MelOptions, warp: float):
+    """Frequencies in Hz (n,) warped by a vocal tract's length: divided by `warp` in the middle, and bent towards the
+    ends so that the lowest and the highest stay. Kaldi: MelBanks::VtlnWarpFreq.
+
+    Raises:
+        OptionError: the bends do not lie between the lowest and the highest frequency.
+    """
+    f = np.float32
+    low, high, warp = f(options.low_freq), f(options.high_hz), f(warp)
+    vtln_low, vtln_high = f(options.vtln_low), f(options.vtln_high)
+    if vtln_high < 0:
+        vtln_high += f(options.sample_frequency / 2)
+    lower, upper = vtln_low * max(f(1), warp), vtln_high * min(f(1), warp)
+    if not (warp > 0 and low < vtln_low < high and vtln_low < vtln_high < high):
+        raise OptionError(
+            f"warp={warp:g}, vtln_low={vtln_low:g}, vtln_high={vtln_high:g}: expected a warp above 0 and"
+            f" {low:g} < vtln_low < vtln_high < {high:g} Hz"
+        )
+    scale = f(1) / warp
+    left = (scale * lower - low) / (lower - low)
+    right = (high - scale * upper) / (high - upper)
+    hz = np.asarray(hz, f)
+    bent = np.where(hz < lower, low + left * (hz - low), np.where(hz < upper, scale * hz, high + right * (hz - high)))
+    return np.where((hz < low) | (hz > high), hz, bent).astype(f)
+
+
+def mel_filters(options: MelOptions, warp: float = 1.0) -> np.ndarray:
+    """(fft_samples // 2 + 1, num_mel_bins) float32; the Nyquist row is 0. Kaldi: MelBanks::MelBanks.
+
+    Raises:
+        OptionError: a filter covers no point of the FFT, as Kaldi refuses it; or `vtln_warped`'s.
+    """
     n_bins, fft = options.num_mel_bins, options.fft_samples
     hz_per_bin = np.float32(options.sample_frequency) / np.float32(fft)
     low, high = mel_scale(options.low_freq), mel_scale(options.high_hz)
     delta = (high - low) / np.float32(n_bins + 1)
     mel = mel_scale(hz_per_bin * np.arange(fft // 2, dtype=np.float32))[:, None]
-    left = low + np.arange(n_bins, dtype=np.float32) * delta
-    center = low + np.arange(1, n_bins + 1, dtype=np.float32) * delta
-    right = low + np.arange(2, n_bins + 2, dtype=np.float32) * delta
+    edges = [low + np.arange(i, n_bins + i, dtype=np.float32) * delta for i in range(3)]
+    if warp != 1.0:
+        edges = [mel_scale(vtln_warped(hz_of_mel(edge), options, warp)) for edge in edges]
+    left, center, right = edges
     rising = (mel - left) / (center - left)
     falling = (right - mel) / (right - center)
-    weights = np.where(mel <= center, rising, falling)
-    weights = np.where((mel > left) & (mel < right), weights, np.float32(0)).astype(np.float32)
-    if empty := np.flatnonzero(weights.sum(axis=0) == 0).tolist():
+    inside = (mel > left) & (mel < right)
+    weights = np.where(inside, np.where(mel <= center, rising, falling), np.float32(0)).astype(np.float32)
+    if empty := np.flatnonzero(~inside.any(axis=0)).tolist():
         raise OptionError(
             f"num_mel_bins={n_bins}: filters {empty} cover no point of a {fft}-point FFT; fewer bins or longer frames"
         )
+    if options.htk_mode and options.low_freq != 0:
+        weights[np.argmax(inside[:, 0]), 0] = 0
     return np.concatenate([weights, np.zeros((1, n_bins), np.float32)])
+
+
+def bands(filters: np.ndarray, n: int) -> list[tuple[slice, slice]]:
+    """Filters (points, bins) in `n` groups of neighbours: the points that a group covers, and its bins. Products of
+    these blocks do a quarter of the whole's work, as most weights are 0."""
+    groups = []
+    for bins in np.array_split(np.arange(filters.shape[1]), min(n, filters.shape[1])):
+        covered = np.flatnonzero(filters[:, bins].any(axis=1))
+        first, last = (covered[0], covered[-1]) if len(covered) else (0, 0)
+        groups.append((slice(int(first), int(last) + 1), slice(int(bins[0]), int(bins[-1]) + 1)))
+    return groups
 
 
 def dct(options: MfccOptions) -> np.ndarray:
