@@ -1,0 +1,100 @@
+"""The benchmarks' tables have their rows, on sounds too short to say anything about speed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import config
+
+from kws.benchmarks import features
+from kws.benchmarks.peers import contenders, scaled
+from kws.benchmarks.rounds import cell, interleaved, sound
+from kws.errors import KwsError
+
+TINY = [
+    "repeats=2", "batch_repeats=2", "files_repeats=1", "long_repeats=1", "utterances=2", "batch=2", "file_s=1",
+    "long_s=2", "stream_s=1", "error_s=0.5", "files=40", "hops=[1,10]",
+]  # fmt: skip
+PEERS = ["kws", "torchaudio", "knf"]
+
+
+def figures(tmp_path, *overrides) -> dict:
+    path = tmp_path / "figures.json"
+    features.main.__wrapped__(config("benchmark_features", *TINY, f"json={path}", *overrides))
+    return json.loads(path.read_text())
+
+
+def test_speed_and_streams(tmp_path, capsys):
+    found = figures(tmp_path, "parts=[speed,stream]", f"only=[{','.join(PEERS)},kaldifeat]", "kinds=[fbank-80,mfcc-13]")
+    lengths = ["1 s", "2 x 1 s", "1 s", "2 s"]
+    assert [(row["kind"], row["length"]) for row in found["speed"]] == [
+        (kind, length) for kind in ("fbank-80", "mfcc-13") for length in lengths
+    ]
+    for row, rounds in zip(found["speed"], 2 * [2, 2, 2, 1], strict=True):
+        assert {name: len(rates) for name, rates in row["rates"].items() if name in PEERS} == dict.fromkeys(
+            PEERS, rounds
+        )
+        assert row["ratios"]["knf"] == pytest.approx(np.median(np.divide(row["rates"]["kws"], row["rates"]["knf"])))
+    assert [row["asked"] for row in found["speed"]][:2] == [{"torchaudio": 4, "knf": 8}, {"torchaudio": 5.5, "knf": 11}]
+    assert [(row["hops"], row["asked"]) for row in found["stream"]] == [(1, 1.5), (10, 0.6)]
+    assert set(found["stream"][0]["costs_us"]) == {"kws", "knf"}
+    printed = capsys.readouterr().out
+    assert "kws/torchaudio" in printed
+    if "kaldifeat" in found["missing"]:
+        assert "kaldifeat: not installed" in printed
+
+
+def test_files(tmp_path):
+    found = figures(tmp_path, "parts=[files]", "only=[kws]")["files"]
+    names = ["kws.extract", "soundfile + torchaudio + kaldiio", "kws.extract, 2 workers"]
+    assert [row["name"] for row in found] == [*names, "kws.extract, 2 workers, once begun"]
+    assert [row["asked"] for row in found] == [4.5, None, None, 9]
+    assert all(len(row["rates"]) == 1 for row in found)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured through Linux's /proc")
+def test_memory(tmp_path):
+    found = figures(tmp_path, "parts=[memory]", "only=[kws]")["memory"]
+    assert [row["name"] for row in found] == ["kws", "kws.extract", "soundfile + torchaudio + kaldiio"]
+    assert all(row["died"] is None for row in found)
+    assert found[0]["output_mib"] == 198 * 80 * 4 / 2**20
+
+
+def test_error(tmp_path):
+    found = figures(tmp_path, "parts=[error]", f"only=[{','.join(PEERS)}]")["error"]
+    assert [row["name"] for row in found] == 3 * PEERS
+    assert all(0 < row["mean"] < 1e-3 for row in found)
+
+
+@pytest.mark.parametrize("kind", features.KINDS)
+def test_contenders_agree(kind):
+    found, _ = contenders(kind, features.CONTENDERS)
+    wave = sound(1)
+    for name, compute in found.items():
+        contender = features.CONTENDERS[name]
+        frames = np.asarray(compute(scaled(name, wave[None]))[0])
+        assert frames.shape[1] == int(kind.split("-")[1])
+        if contender.window_type == "povey":
+            assert np.mean(np.abs(frames - np.asarray(found["kws"](wave[None])[0]))) < 1e-3, name
+
+
+def test_every_round_measures_all_and_starts_anew():
+    calls, ticks = [], iter(range(1000))
+
+    def start(name):
+        calls.append(f"start {name}")
+        return lambda: calls.append(name)
+
+    passed = interleaved({name: lambda name=name: start(name) for name in "abc"}, 4, 0, lambda: next(ticks))
+    assert {name: list(values) for name, values in passed.items()} == {name: [1] * 4 for name in "abc"}
+    for at in range(0, 24, 6):
+        assert sorted(calls[at + 1 : at + 6 : 2]) == ["a", "b", "c"]
+    assert cell(np.array([1.0, 2.0, 3.0]), 1) == "2.0 ±25"
+
+
+def test_wrong_names_are_told(tmp_path):
+    with pytest.raises(KwsError, match="parts: sped; choose from speed, stream"):
+        figures(tmp_path, "parts=[sped]")
+    with pytest.raises(KwsError, match="only: kaldi; choose from kws"):
+        figures(tmp_path, "only=[kaldi]")
