@@ -9,14 +9,18 @@ that ends, and when it dies (out of memory, a crash in a decoder) nothing is los
 import contextlib
 import itertools
 import os
+import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, get_context
 
+import numpy as np
+
 from kws.errors import KwsError
 
 IN_FLIGHT = 4  # tasks for each process, under way or waiting for an earlier one's turn
+LARGE = 1 << 20  # bytes: arrays of more are sent in pieces of so many, and need no second room on their way
 
 
 def cores() -> int:
@@ -119,14 +123,14 @@ class _Worker:
     def receive(self, items: list) -> list:
         """The results of the items that were sent."""
         try:
-            return self.pipe.recv()
+            return _receive(self.pipe)
         except (EOFError, OSError):
             self._replace()
         results = []
         for item in items:
             self.send([item])
             try:
-                results += self.pipe.recv()
+                results += _receive(self.pipe)
             except (EOFError, OSError):
                 results.append(Died(f"the process that worked on it died ({self._replace()})"))
         return results
@@ -151,4 +155,23 @@ def _serve(pipe: connection.Connection, make: Callable, arguments: tuple) -> Non
             return
         pipe.send(None)
         while True:
-            pipe.send(function(pipe.recv()))
+            _send(pipe, function(pipe.recv()))
+
+
+def _send(pipe: connection.Connection, results: list) -> None:
+    """Sends what `_receive` returns at the other end."""
+    arrays = []
+    pickled = pickle.dumps(results, 5, buffer_callback=lambda a: a.raw().nbytes < LARGE or arrays.append(a.raw()))
+    pipe.send(([array.nbytes for array in arrays], pickled))
+    for array in arrays:
+        for at in range(0, array.nbytes, LARGE):
+            pipe.send_bytes(array[at : at + LARGE])
+
+
+def _receive(pipe: connection.Connection) -> list:
+    sizes, pickled = pipe.recv()
+    arrays = [np.empty(size, np.uint8) for size in sizes]
+    for array in arrays:
+        for at in range(0, len(array), LARGE):
+            pipe.recv_bytes_into(array[at : at + LARGE])
+    return pickle.loads(pickled, buffers=arrays)

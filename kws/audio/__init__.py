@@ -75,7 +75,7 @@ class Sound:
     def blocks(
         self, channel: int | None = None, rate: int | None = None, allow_truncated: bool = False, size: int = BLOCK
     ) -> Iterator[np.ndarray]:
-        """The samples of one channel, once, in arrays (n,) of about `size` at most. For the arguments see `read`.
+        """The samples of one channel, once, in arrays (n,) of about `size`. For the other arguments see `read`.
 
         Raises:
             AudioError: naming the file, for anything that is not usable sound; maybe after many blocks that were.

@@ -13,7 +13,7 @@ MAX_FACTOR, MAX_TABLE = 64, 1 << 22
 BLOCK = 256  # outputs worked on at a time: their inputs stay in the cache
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _sinc_table(from_rate: int, to_rate: int, zeros: int) -> tuple[int, int, int, np.ndarray]:
     """up, down, taps on each side of an output (in input samples), and the taps of every phase (up, 2 · half)."""
     if from_rate <= 0 or to_rate <= 0 or not 1 / MAX_FACTOR <= to_rate / from_rate <= MAX_FACTOR:
@@ -25,10 +25,13 @@ def _sinc_table(from_rate: int, to_rate: int, zeros: int) -> tuple[int, int, int
     half = math.ceil(zeros / cutoff)
     if 2 * half * up > MAX_TABLE:
         raise AudioError(f"cannot resample from {from_rate} to {to_rate} Hz: {up}/{down} is no simple ratio")
-    phase = (np.arange(up) * down % up) / up
-    t = np.arange(-half + 1, half + 1)[None, :] - phase[:, None]
-    window = np.i0(beta * np.sqrt(np.clip(1 - (t / half) ** 2, 0, None))) / np.i0(beta)
-    return up, down, half, cutoff * np.sinc(cutoff * t) * window
+    table = np.empty((up, 2 * half))
+    for at in range(0, up, BLOCK):  # what is needed on the way is no larger than a small table
+        phase = (np.arange(at, min(at + BLOCK, up)) * down % up) / up
+        t = np.arange(-half + 1, half + 1)[None, :] - phase[:, None]
+        window = np.i0(beta * np.sqrt(np.clip(1 - (t / half) ** 2, 0, None))) / np.i0(beta)
+        table[at : at + BLOCK] = cutoff * np.sinc(cutoff * t) * window
+    return up, down, half, table
 
 
 class Resampler:

@@ -12,7 +12,7 @@ from kws.audio.wav import FULL_SCALE
 from kws.errors import AudioError
 
 UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's count for a FLAC that was written to a pipe
-FLAC_BLOCK = 4096  # samples: FLAC's own, so that damage costs the block that it is in and no more
+STEP = 4096  # samples decoded at once, FLAC's own block: damage costs the block that it is in and no more
 MP3_SLACK = 2 * 1152  # samples: editors that cut MP3 frames are forgiven two of them
 # libsndfile cuts the lengths of headers down to what is there, and says so in its log alone
 _CUT_SHORT = re.compile(r"^ *(?:SSND|Data Size|data|BODY) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -79,19 +79,22 @@ class Decoded:
         self.damaged = any(
             int(there) < int(said) != _OPEN_AU for said, there in _CUT_SHORT.findall(self._file.extra_info)
         )
-        self._step = FLAC_BLOCK if self._file.format == "FLAC" else max((1 << 16) // self.channels, 1)
-        self._ended = False
+        self._step = min(STEP, (1 << 20) // self.channels)
+        self._left = frames  # what follows them may be no sound: a tag behind a FLAC
 
     def read(self, n: int, channel: int) -> np.ndarray:
-        """The next samples (up to n,) of a channel, float32 in int16 units; none at the end."""
+        """The next samples (n,) of a channel, float32 in int16 units; none at the end.
+
+        They are up to STEP more than n: damage then costs the same samples, whatever is asked for at once.
+        """
         parts = [np.zeros(0, np.float32)]
-        while n > 0 and not self._ended:
+        while n > 0 and self._left > 0:
             try:
-                part = self._file.read(min(n, self._step), dtype="float32", always_2d=True)
+                part = self._file.read(min(self._step, self._left), dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, RuntimeError, TypeError):
-                self._ended = self.damaged = True
+                self._left, self.damaged = 0, True
                 break
-            self._ended = not len(part)
+            self._left = self._left - len(part) if len(part) else 0
             n -= len(part)
             parts.append(part[:, channel] * np.float32(FULL_SCALE))
         return np.concatenate(parts)
@@ -103,4 +106,5 @@ class Decoded:
 
 def _reason(error: Exception) -> str:
     """What libsndfile says, without soundfile's repetition of the file's name."""
-    return str(getattr(error, "error_string", error)).rstrip(".")
+    said = str(getattr(error, "error_string", error)).rstrip(".")
+    return "it begins as an MP3 does, but is none" if said.startswith("File does not exist") else said
