@@ -195,7 +195,11 @@ def test_against_kaldi_native_fbank(kind, chosen):
     ours, theirs, apart = [], [], []
     for name in ("speech", "quiet speech", "sloped", "white"):
         samples = signals()[name]
-        truth, found, other = exact(kind, tuple(chosen.items()))[name], by_torch(samples, options), by_knf(samples, options)
+        truth, found, other = (
+            exact(kind, tuple(chosen.items()))[name],
+            by_torch(samples, options),
+            by_knf(samples, options),
+        )
         ours.append(difference(found, truth, options))
         theirs.append(difference(other, truth, options))
         apart.append(difference(found, other, options))

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kws import audio
-from kws.features import describe, from_file, make_options, n_frames, plot
+from kws.features import describe, from_file, make_options, n_frames, read_conf, write_conf
 from kws.features.extractor import FeatureExtractor
-from kws.features.framing import first_sample
+from kws.features.online import OnlineExtractor
 from kws.features.options import WINDOW_TYPES
+from kws.features.picture import plot
 
 OPTION_SETS = [
     ("fbank", {"num_mel_bins": 80}),
@@ -121,3 +122,81 @@ def test_a_path_to_features_and_a_picture(tmp_path):
     np.testing.assert_array_equal(from_file(path), compute(speechlike(RATE), make_options("fbank", num_mel_bins=80)))
     plot(path, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_dither_is_a_function_of_utterance_and_frame():
+    """Laws 1 and 3 with noise: the same frames in a stream, alone, together, and in NumPy."""
+    options = make_options("fbank", dither=1.0, dither_seed=3)
+    extractor, samples = FeatureExtractor(options), torch.from_numpy(np.stack([speechlike(5000), speechlike(5000)]))
+    together, _ = extractor(samples, utterances=[5, 6])
+    assert not torch.equal(together[0], together[1])
+    for row, utterance in zip(together, (5, 6), strict=True):
+        state, parts = extractor.initial_state(1, [utterance]), []
+        for part in samples[:1].split(777, dim=1):
+            frames, state = extractor.stream(part, state)
+            parts.append(frames[0])
+        assert torch.equal(torch.cat(parts), row)
+        alike = OnlineExtractor(options, utterance=utterance).push(samples[0].numpy(), flush=True)
+        assert np.quantile(np.abs(alike - row.numpy()), 0.999) <= 1e-4
+    still = FeatureExtractor(make_options("fbank", dither=1.0, dither_seed=4))(samples[:1])[0]
+    silence = torch.zeros(1, 40000)
+    assert not torch.equal(still[0], together[0])
+    noise = OnlineExtractor(make_options("spectrogram", dither=10.0, preemphasis_coefficient=0.0, raw_energy=True))
+    energy = np.exp(noise.push(silence[0].numpy(), flush=True)[:, 0])  # of 400 samples of variance 100 each
+    assert abs(energy.mean() / (400 * 100) - 1) < 0.03
+
+
+@settings(max_examples=25, deadline=None)
+@given(cuts=st.lists(st.integers(0, 1500), max_size=12), n=st.integers(0, 6000), which=st.integers(0, 13))
+def test_any_cutting_gives_the_bits_of_the_whole_in_numpy(cuts, n, which):
+    more = [("spectrogram", {}), ("spectrogram", {"snip_edges": False}), ("fbank", {"dither": 1.0}),
+            ("mfcc", {"num_ceps": 5})]  # fmt: skip
+    kind, chosen = [*OPTION_SETS, *more][which]
+    extractor, samples = OnlineExtractor(make_options(kind, **chosen)), speechlike(n)
+    whole, parts, at = extractor.push(samples, flush=True), [], 0
+    for cut in cuts:
+        parts.append(extractor.push(samples[at : at + cut]))
+        at = min(at + cut, n)
+    parts.append(extractor.push(samples[at:], flush=True))
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_a_kaldi_configuration(tmp_path):
+    path = tmp_path / "mfcc.conf"
+    path.write_text("# high resolution\n--use-energy=false   # only non-default\n--num-mel-bins=40\n--num-ceps=40\n"
+                    "--low-freq=20\n--high-freq=-400\n\n--htk-compat\n")  # fmt: skip
+    options = read_conf(path, "mfcc")
+    assert options == make_options("mfcc", use_energy=False, num_mel_bins=40, num_ceps=40, low_freq=20.0,
+                                   high_freq=-400.0, htk_compat=True)  # fmt: skip
+    assert make_options("mfcc", conf=path, num_ceps=3) == options
+    for kind, chosen in OPTION_SETS:
+        write_conf(make_options(kind, **chosen), tmp_path / "again.conf")
+        assert read_conf(tmp_path / "again.conf", kind) == make_options(kind, **chosen)
+    for line, words in (
+        ("--num-cepts=3", r"line 1: mfcc has no option --num-cepts; .*--num-ceps"),
+        ("num-ceps=3", "expected --name=value"),
+        ("--num-ceps=many", "takes a int"),
+        ("--use-energy=perhaps", "takes a bool"),
+        ("--vtln-map=x", "give it to kws.extract"),
+        ("--num-ceps=90", r"mfcc.conf: num_ceps=90"),
+    ):
+        path.write_text(line + "\n")
+        with pytest.raises(ValueError, match=words):
+            read_conf(path, "mfcc")
+    with pytest.raises(ValueError, match="no.conf: No such file"):
+        make_options("fbank", conf=tmp_path / "no.conf")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(("kind", "chosen"), OPTION_SETS, ids=str)
+def test_on_a_gpu(kind, chosen):
+    options = make_options(kind, **chosen)
+    samples = torch.from_numpy(np.stack([speechlike(16000, seed) for seed in range(8)]))
+    here, there = FeatureExtractor(options), FeatureExtractor(options).cuda()
+    frames = there(samples.cuda())[0].cpu()
+    scale = 1.0 if getattr(options, "use_log_fbank", True) else frames.abs().max()
+    difference = ((frames - here(samples)[0]).abs() / scale).flatten()
+    assert torch.quantile(difference, 0.999) <= 1e-4
+    first, state = there.stream(samples[:, :7777].cuda())
+    rest, _ = there.stream(samples[:, 7777:].cuda(), state, flush=True)
+    assert torch.quantile((torch.cat([first, rest], dim=1).cpu() - frames).abs() / scale, 0.999) <= 1e-5
