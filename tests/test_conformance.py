@@ -218,8 +218,8 @@ def test_against_kaldi_native_fbank(kind, chosen):
     ids=str,
 )  # fmt: skip
 def test_against_torchaudio(kind, chosen):
-    """Known gaps: no sine window, no HTK mode, more than 3 bins; its energies have a floor of 1 by default; it computes lengths in
-    another way where they are no whole samples; and it fails on waves shorter than a window."""
+    """Known gaps: no sine window, no HTK mode, more than 3 bins; its energies have a floor of 1 by default; it rounds
+    lengths that are no whole samples in another way; and it fails on waves shorter than a window."""
     options = make_options(kind, **chosen)
     if options.sample_frequency == 44100:
         pytest.skip("its windows of 1102.5 samples are rounded otherwise")
@@ -255,8 +255,16 @@ def test_vocal_tract_length(warp):
         FeatureExtractor(make_options("fbank", vtln_high=10.0)).stream(torch.zeros(1, 400), warp=warp)
 
 
-@pytest.mark.parametrize("chosen", [{}, {"snip_edges": False}, {"snip_edges": False, "frame_shift": 5.0},
-                                    {"frame_length": 10.0, "frame_shift": 12.5, "num_mel_bins": 20}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"snip_edges": False},
+        {"snip_edges": False, "frame_shift": 5.0},
+        {"frame_length": 10.0, "frame_shift": 12.5, "num_mel_bins": 20},
+    ],
+    ids=str,
+)
 def test_every_short_length(chosen):
     options = make_options("fbank", **chosen)
     extractor, everything = FeatureExtractor(options), speechlike(1300)

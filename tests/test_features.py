@@ -183,7 +183,7 @@ def test_a_kaldi_configuration(tmp_path):
         path.write_text(line + "\n")
         with pytest.raises(ValueError, match=words):
             read_conf(path, "mfcc")
-    with pytest.raises(ValueError, match="no.conf: No such file"):
+    with pytest.raises(ValueError, match=r"no\.conf: No such file"):
         make_options("fbank", conf=tmp_path / "no.conf")
 
 

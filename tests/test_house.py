@@ -23,11 +23,11 @@ LAYERS = [
     "training",
 ]  # each may import what stands before
 TORCH_FREE = [
-    "__init__", "audio", "config", "decision", "metrics", "progress", "workers", "features/store", "features/__init__",
-    "features/options",
-    "features/framing", "features/tables", "features/kaldi_io", "features/online", "features/dither",
-    "features/reference", "features/cmvn", "features/deltas", "features/pcen", "features/picture", "data/source", "data/espeak", "data/synthetic",
-    "data/folder", "data/speech_commands", "data/manifest", "data/kaldi",
+    "__init__", "audio", "config", "decision", "metrics", "progress", "workers", "features/store",
+    "features/__init__", "features/options", "features/framing", "features/tables", "features/kaldi_io",
+    "features/online", "features/dither", "features/reference", "features/cmvn", "features/deltas", "features/pcen",
+    "features/picture", "data/source", "data/espeak", "data/synthetic", "data/folder", "data/speech_commands",
+    "data/manifest", "data/kaldi",
 ]  # fmt: skip
 SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": {"convolution", "ghost"}}
 

@@ -11,7 +11,6 @@ The options, tables and framing need NumPy alone; torch is imported when frames 
 
 from pathlib import Path
 
-
 from kws import audio
 from kws.features.framing import n_frames
 from kws.features.options import (
