@@ -31,6 +31,8 @@ PATH_KEYS = {
     "wav",
     "name",
     "runs",
+    "vtln_map",
+    "utt2spk",
 }
 # `resume=PATH` beside `resume.strict=true`: a mapping cannot also be a value, so the short form is spelled out.
 SHORT_FORMS = {"resume": "resume.from"}

@@ -1,23 +1,46 @@
-"""What there is to extract features of: the sound files of a folder, in the order of their keys."""
+"""What there is to extract features of, in the order of keys: the sound files of a folder, or the utterances of a Kaldi
+data directory."""
 
 import contextlib
+import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from kws import audio
+from kws.data.kaldi_directory import DataDirectory, read_table
+from kws.errors import KwsError
 
 BATCH_FILES, BATCH_BYTES = 32, 8 << 20  # of one task, whichever is reached first
+RUN_SECONDS = 3600.0  # of parts of one recording, which are one task however many they are
 
 
 class Item(NamedTuple):
-    """A file to do. One that needs no reading to be refused comes with the reason."""
+    """A file to do, or an utterance. One that needs no reading to be refused comes with the reason.
+
+    An utterance goes from `start` to `end` in seconds (None: the recording's end); `at` is the line that says so.
+    """
 
     key: str
     path: str
     reason: str | None = None
+    start: float = 0.0
+    end: float | None = None
+    channel: int | None = None  # None: what the settings say
+    warp: float = 1.0  # of the vocal tract's length
+    at: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the failures are known by."""
+        return self.key if self.at else self.path
+
+    @property
+    def is_part(self) -> bool:
+        return self.start > 0 or self.end is not None
 
 
 def encode_key(name: str) -> str:
@@ -65,15 +88,68 @@ def walk(root: str) -> Iterator[Item]:
             yield Item("", path, f"the folder cannot be listed ({error.strerror})")
 
 
+def utterances(directory: DataDirectory) -> Iterator[Item]:
+    """The utterances of a data directory."""
+    for key, utterance in directory.utterances.items():
+        yield Item(key, utterance.sound, None, utterance.start, utterance.end, utterance.channel, at=utterance.at)
+
+
+class Warps:
+    """Gives items the VTLN factors of their utterances or speakers.
+
+    Args:
+        path: a table of `key factor`, in any order; a key is an utterance's or a speaker's.
+        speakers: of utterances.
+
+    Raises:
+        KwsError: naming the line.
+    """
+
+    def __init__(self, path: str | Path, speakers: Mapping[str, str]):
+        self.path, self.speakers, self.factors = path, speakers, {}
+        for key, (text, at) in read_table(Path(path), in_order=False).items():
+            try:
+                self.factors[key] = float(text)
+            except ValueError:
+                self.factors[key] = math.nan
+            if not 0 < self.factors[key] < math.inf:
+                raise KwsError(f"{at}: expected '{key} <warp factor>', a number about 1, found '{key} {text}'")
+
+    def __call__(self, item: Item) -> Item:
+        factor = self.factors.get(item.key, self.factors.get(self.speakers.get(item.key)))
+        if factor is None:
+            return item._replace(reason=f"{self.path} has no warp factor for {item.key} or its speaker")
+        return item._replace(warp=factor)
+
+
+def read_warps(options, directory: DataDirectory | None, vtln_map: str | None, utt2spk: str | None) -> Warps | None:
+    """The factors in `vtln_map`, if that is given; speakers are those of `utt2spk`, or else of the data directory."""
+    if vtln_map is None:
+        if utt2spk is not None:
+            raise KwsError(f"utt2spk={utt2spk}: is for the speakers in vtln_map, which is not given")
+        return None
+    if not hasattr(options, "vtln_low"):
+        raise KwsError(f"vtln_map={vtln_map}: warps mel filters, and these features have none")
+    if utt2spk is None:
+        return Warps(vtln_map, (directory and directory.speakers) or {})
+    table = read_table(Path(utt2spk), in_order=False)
+    return Warps(vtln_map, {key: speaker for key, (speaker, _) in table.items()})
+
+
 def batches(items: Iterator[Item]) -> Iterator[list[Item]]:
-    """Tasks of a size that is worth sending to a process, and that its memory holds."""
-    batch, size = [], 0
+    """Tasks of a size that is worth sending to a process, and that its memory holds. Parts of one recording that follow
+    each other stay together, so that it is decoded once."""
+    batch, size, run = [], 0, 0.0
     for item in items:
-        batch.append(item)
-        with contextlib.suppress(OSError):  # which the reader will name
-            size += os.stat(item.path).st_size
-        if len(batch) == BATCH_FILES or size >= BATCH_BYTES:
+        seconds = (math.inf if item.end is None else item.end) - item.start
+        same = bool(batch) and bool(item.at) and batch[-1].path == item.path
+        run = run + seconds if same else seconds
+        if run > RUN_SECONDS if same else len(batch) >= BATCH_FILES or size >= BATCH_BYTES:
             yield batch
-            batch, size = [], 0
+            batch, size, run = [], 0, seconds
+        batch.append(item)
+        if not same:
+            with contextlib.suppress(OSError):  # which the reader will name
+                size += os.stat(item.path).st_size
     if batch:
         yield batch

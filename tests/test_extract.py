@@ -366,11 +366,12 @@ def test_what_is_done_is_not_done_again(sounds, tmp_path, capsys):
     assert extract(root, tmp_path / "out", OPTIONS) == 1
     assert extract(root, tmp_path / "out", OPTIONS, retry_failed=True) == 0
     keys = [key for key, _ in read_scp(tmp_path / "out" / "feats.scp")]
-    assert sorted(keys) == sorted([*(p.stem for p in root.iterdir())])
+    assert keys == sorted(p.stem for p in root.iterdir())
     write(root / "0.wav")
     capsys.readouterr()
     extract(root, tmp_path / "out", OPTIONS)
-    assert "1 keys come before others" in capsys.readouterr().out
+    assert "the keys that were added come before others: the index is sorted anew" in capsys.readouterr().out
+    assert [key for key, _ in read_scp(tmp_path / "out" / "feats.scp")] == ["0", *keys]
 
 
 def test_other_options_are_refused_by_name(sounds, tmp_path):
@@ -449,7 +450,14 @@ def test_paths_are_given_as_they_are(sounds, tmp_path, monkeypatch, capsys):
         code, said, _ = invoke(monkeypatch, capsys, f"input={root}", f"output={target}", "workers=0")
         assert code == 0
         assert str(target) in said
-        assert sorted(contents(target)) == ["failed.jsonl", "feats.ark", "feats.scp", "options.json", "utt2num_frames"]
+        assert sorted(contents(target)) == [
+            "failed.jsonl",
+            "feats.ark",
+            "feats.scp",
+            "options.json",
+            "utt2dur",
+            "utt2num_frames",
+        ]
         for key, matrix in kaldiio.load_scp_sequential(str(target / "feats.scp")):
             np.testing.assert_array_equal(matrix, expected(root / f"{key}.wav"))
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([root.name, "out put=[1]", "ö (2) {}", "123"])

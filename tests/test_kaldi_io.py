@@ -1,5 +1,6 @@
 """Kaldi's archives, as kaldiio reads and writes them, and tables that may stop growing at any byte."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -23,7 +24,7 @@ from kws.features.kaldi_io import (
     write_matrix,
     write_vector,
 )
-from kws.features.store import TABLES, ArkTable, FeatureFolder, NpyTable
+from kws.features.store import TABLES, ArkTable, FeatureFolder, NpyTable, Row
 
 RNG = np.random.default_rng(3)
 MATRICES = {
@@ -328,7 +329,7 @@ def test_damage_anywhere_is_an_error_of_ours_or_other_numbers(every_kind, end, c
             assert file.name in str(error)  # noqa: PT017
 
 
-ROWS = [(f"key{i:02d}", RNG.standard_normal((i % 5 + 1, 4)).astype(np.float32)) for i in range(12)]
+ROWS = [Row(f"key{i:02d}", RNG.standard_normal((i % 5 + 1, 4)).astype(np.float32), i / 10 + 0.1) for i in range(12)]
 
 
 class Killed(BaseException): ...
@@ -345,7 +346,8 @@ def kill_after(table, n_bytes: int) -> None:
             nonlocal n_bytes
             if not n_bytes:
                 raise Killed
-            done = self.file.write(part[:n_bytes])
+            view = memoryview(part)
+            done = self.file.write(view.cast("B")[:n_bytes] if view.nbytes else b"")
             n_bytes -= done
             return done
 
@@ -359,13 +361,17 @@ def read_all(folder: str, names) -> list[bytes]:
     return [Path(folder, name).read_bytes() for name in names]
 
 
+KINDS = [("ark", None), ("ark", "auto"), ("npy", None)]
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(sorted(TABLES)), st.lists(st.integers(0, 900), max_size=4), st.integers(1, 5))
-def test_a_table_killed_at_any_byte_ends_with_the_same_bytes(format, kills, batch):
+@given(st.sampled_from(KINDS), st.lists(st.integers(0, 900), max_size=4), st.integers(1, 5))
+def test_a_table_killed_at_any_byte_ends_with_the_same_bytes(kind, kills, batch):
+    format, compress = kind
     with tempfile.TemporaryDirectory() as folder:
         for kill in [*kills, 1 << 30]:
-            table = TABLES[format](folder, 4)
-            left = [row for row in ROWS if row[0] not in table.keys]
+            table = TABLES[format](folder, 4, compress)
+            left = [row for row in ROWS if row.key not in table.keys]
             kill_after(table, kill)
             try:
                 for at in range(0, len(left), batch):
@@ -373,17 +379,79 @@ def test_a_table_killed_at_any_byte_ends_with_the_same_bytes(format, kills, batc
             except Killed:
                 pass
             table.close()
-            table = TABLES[format](folder, 4)
+            table = TABLES[format](folder, 4, compress)
             table.close()
-            rows = [row for row in ROWS if row[0] in table.keys]
+            rows = [row for row in ROWS if row.key in table.keys]
             found = read_all(folder, table.NAMES)
             for path in table.paths:
                 os.truncate(path, 0)
-            whole = TABLES[format](folder, 4)
+            whole = TABLES[format](folder, 4, compress)
             whole.append(rows)
             whole.close()
             assert found == read_all(folder, table.NAMES)  # nothing but what the index names
         assert rows == ROWS
+
+
+@pytest.mark.parametrize("format", TABLES)
+def test_an_index_is_sorted_and_a_stop_in_between_harms_nothing(tmp_path, format, monkeypatch):
+    rows = [ROWS[i] for i in (3, 0, 11, 1, 7, 2)]
+    replace, calls = Path.replace, []
+
+    def stop_after(count):
+        def replacing(path, target):
+            calls.append(path)
+            if len(calls) > count:
+                raise Killed
+            return replace(path, target)
+
+        return replacing
+
+    outcomes = set()
+    for count in range(8):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        table = TABLES[format](folder, 4)
+        table.append(rows[:4])
+        table.append(rows[4:])
+        before = read_all(folder, table.NAMES)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", stop_after(count))
+            calls.clear()
+            try:
+                assert table.sort()
+            except Killed:
+                table.close()
+        table = TABLES[format](folder, 4)
+        assert table.keys == {row.key for row in rows}
+        after = read_all(folder, table.NAMES)
+        outcomes.add(after == before)
+        if after != before:
+            index = after[-1].decode().splitlines()
+            keys = [line.split()[0] if format == "ark" else json.loads(line)["key"] for line in index]
+            assert keys == sorted(keys)
+        assert after[0] == before[0]
+        table.append([ROWS[5]])  # and goes on
+        assert table.sort()
+        assert not TABLES[format](folder, 4).sort()
+        assert sorted(os.listdir(folder)) == sorted(table.NAMES)
+        if format == "ark":
+            found = {key: read_matrix(where) for key, where in read_scp(folder / "feats.scp")}
+            assert list(found) == sorted(found)
+            for row in (*rows, ROWS[5]):
+                np.testing.assert_array_equal(found[row.key], row.frames)
+    assert outcomes == {True, False}
+
+
+def test_durations_and_compressed_matrices_in_a_table(tmp_path):
+    table = ArkTable(tmp_path, 4, "auto")
+    long = Row("long", RNG.standard_normal((50, 4)), 100 / 3)
+    table.append([*ROWS[:3], long])
+    table.close()
+    assert (tmp_path / "utt2dur").read_text() == "key00 0.1\nkey01 0.2\nkey02 0.3\nlong 33.333333\n"
+    for key, where in read_scp(tmp_path / "feats.scp"):
+        kept = {row.key: row.frames for row in (*ROWS, long)}
+        assert abs(read_matrix(where) - kept[key]).max() < (0.1 if key == "long" else 1e-3)
+    assert ArkTable(tmp_path, 4, "auto").keys == {"key00", "key01", "key02", "long"}
 
 
 def test_an_index_that_promises_more_than_there_is_is_cut(tmp_path):
@@ -402,16 +470,26 @@ def test_packed_numpy(tmp_path):
     table = NpyTable(str(tmp_path), 4)
     table.append(ROWS[:7])
     matrix = np.load(tmp_path / "feats.npy", mmap_mode="r")  # while it is still open
-    np.testing.assert_array_equal(matrix, np.concatenate([frames for _, frames in ROWS[:7]]))
+    np.testing.assert_array_equal(matrix, np.concatenate([row.frames for row in ROWS[:7]]))
     table.close()
 
 
 def test_an_index_of_something_else_is_refused(tmp_path):
+    for name in ("feats.ark", "feats.npy", "utt2num_frames", "utt2dur"):
+        (tmp_path / name).write_text("key 3\n")
     for name, text in (("feats.scp", "key here:x\n"), ("utts.jsonl", "{}\n")):
-        (tmp_path / "utt2num_frames").write_text("key 3\n")
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=rf"{name}: not written by this command"):
             TABLES["ark" if name == "feats.scp" else "npy"](str(tmp_path), 4)
+
+
+def test_a_file_that_is_gone_is_not_begun_anew(tmp_path):
+    table = ArkTable(tmp_path, 4)
+    table.append(ROWS)
+    table.close()
+    (tmp_path / "utt2dur").unlink()
+    with pytest.raises(ValueError, match=r"utt2dur is gone, which belongs to feats\.scp"):
+        ArkTable(tmp_path, 4)
 
 
 def test_a_folder_that_was_moved_is_refused(tmp_path):
@@ -424,29 +502,30 @@ def test_a_folder_that_was_moved_is_refused(tmp_path):
         ArkTable(str(tmp_path / "b"), 4)
 
 
+FAILED = {"path": "/in/a.wav", "reason": "text"}
 SETTINGS = {"format": "ark", "input": "/in", "features": {"num_mel_bins": 4, "low_freq": 20.0}}
 
 
 def test_a_folder_belongs_to_its_settings(tmp_path):
     folder = FeatureFolder(str(tmp_path / "out"), 4, SETTINGS)
-    folder.write([], [("/in/a.wav", "text")])
+    folder.write([], [FAILED])
     folder.close()
     # nothing was made with them: others may be chosen
     changed = SETTINGS | {"features": {"num_mel_bins": 4, "low_freq": 30.0}}
     folder = FeatureFolder(str(tmp_path / "out"), 4, changed)
     assert folder.done == set()
-    folder.write(ROWS, [("/in/a.wav", "text")])
+    folder.write(ROWS, [FAILED])
     folder.close()
     with pytest.raises(
         KwsError, match=r"made with other settings \(features\.low_freq: 30\.0 -> 20\.0\): choose another"
     ):
         FeatureFolder(str(tmp_path / "out"), 4, SETTINGS)
     folder = FeatureFolder(str(tmp_path / "out"), 4, changed)
-    assert folder.done == {"/in/a.wav"} | {key for key, _ in ROWS}
+    assert folder.done == {"/in/a.wav"} | {row.key for row in ROWS}
     assert folder.n_failed == 1
     folder.close()
     folder = FeatureFolder(str(tmp_path / "out"), 4, changed, retry_failed=True)
-    assert folder.done == {key for key, _ in ROWS}
+    assert folder.done == {row.key for row in ROWS}
     folder.close()
 
 
@@ -464,5 +543,5 @@ def test_a_folder_is_locked_while_it_is_open(tmp_path):
     folder.close()
     FeatureFolder(tmp_path, 4, SETTINGS).close()
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "failed.jsonl", "feats.ark", "feats.scp", "options.json", "utt2num_frames",
+        "failed.jsonl", "feats.ark", "feats.scp", "options.json", "utt2dur", "utt2num_frames",
     ]  # fmt: skip

@@ -201,8 +201,11 @@ class DataDirectory:
             write_table(Path(folder, name), rows)
 
 
-def read_table(path: Path) -> dict[str, tuple[str, str]]:
+def read_table(path: Path, in_order: bool = True) -> dict[str, tuple[str, str]]:
     """A Kaldi table: key to (rest of its line, "file, line n" for errors).
+
+    Args:
+        in_order: refuse one that is not sorted.
 
     Raises:
         KwsError: it cannot be read, is empty, no UTF-8, not sorted, has a key twice, an empty line or ends of lines as
@@ -212,7 +215,7 @@ def read_table(path: Path) -> dict[str, tuple[str, str]]:
         data = path.read_bytes()
         lines = data.decode("utf-8").removesuffix("\n").split("\n")
     except OSError as error:
-        raise KwsError(f"{path}: cannot be read ({error.strerror}); a Kaldi data directory holds it") from None
+        raise KwsError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         raise KwsError(f"{path}, line {number}: is not UTF-8 text ({error})") from None
@@ -226,7 +229,7 @@ def read_table(path: Path) -> dict[str, tuple[str, str]]:
             raise KwsError(f"{at}: the line is empty" if number > 1 or len(lines) > 1 else f"{path}: the file is empty")
         if key in table:
             raise KwsError(f"{at}: {key} is there twice")
-        if key < last:
+        if in_order and key < last:
             raise KwsError(f"{at}: {key} comes after {last}; Kaldi's tables are sorted: LC_ALL=C sort {path.name}")
         table[key], last = (rest, at), key
     return table

@@ -9,14 +9,15 @@ import errno
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from kws.config import differences_between
 from kws.errors import KwsError
-from kws.features.kaldi_io import HEADER_BYTES, write_matrix
+from kws.features.kaldi_io import matrix_bytes, write_matrix
 
 try:
     import fcntl
@@ -41,8 +42,19 @@ class _Whole(io.FileIO):
         return view.nbytes
 
 
+class Row(NamedTuple):
+    """Of an utterance: its key, frames (n, dim), and how many seconds it lasts."""
+
+    key: str
+    frames: np.ndarray
+    seconds: float
+
+
 class _Table:
     """Files in a folder that matrices (rows, dim) are appended to.
+
+    Args:
+        compress: how `kws.features.kaldi_io.write_matrix` compresses them; None: not.
 
     Attributes:
         keys: of the matrices that were there.
@@ -53,8 +65,13 @@ class _Table:
 
     NAMES: tuple[str, ...]  # the data first, the index last
 
-    def __init__(self, folder: str | Path, dim: int):
-        self.paths, self.dim, self.keys = [Path(folder, name) for name in self.NAMES], dim, set()
+    def __init__(self, folder: str | Path, dim: int, compress: str | None = None):
+        self.paths, self.dim, self.compress = [Path(folder, name) for name in self.NAMES], dim, compress
+        self.keys: set[str] = set()
+        self._take_sorted()
+        filled = self.paths[-1].exists() and self.paths[-1].stat().st_size
+        if filled and (missing := [path for path in self.paths if not path.exists()]):
+            raise ValueError(f"{missing[0]} is gone, which belongs to {self.paths[-1].name}")
         for path in self.paths:
             path.touch()
         try:
@@ -70,51 +87,87 @@ class _Table:
         """Fills `keys` from the index; returns the sizes that the files should have, of `size` bytes of data."""
         raise NotImplementedError
 
-    def append(self, rows: list[tuple[str, np.ndarray]]) -> None:
-        """Adds matrices (n, dim) under their keys."""
+    def append(self, rows: list[Row]) -> None:
+        """Adds matrices under their keys."""
         raise NotImplementedError
+
+    def sort(self) -> bool:
+        """Puts the index into the C locale's order of keys and closes the table; whether it was in another.
+
+        A stop at any byte leaves it in one order or the other.
+        """
+        self.close()
+        indices = [list(whole_lines(path)) for path in self.paths[1:]]
+        keys = [self._key(line) for line in indices[-1]]
+        if keys == (ordered := sorted(keys)):
+            return False
+        place = {key: i for i, key in enumerate(keys)}
+        for path, lines in zip(self.paths[1:], indices, strict=True):
+            part = path.with_name(f"{path.name}.part")
+            part.write_bytes(b"".join(lines[place[key]] for key in ordered))
+            part.replace(_sorted(path))  # that of the last file says that all are there
+        self._take_sorted()
+        return True
+
+    def _take_sorted(self) -> None:
+        """Ends what a stop interrupted in `sort`, if it came far enough."""
+        whole = _sorted(self.paths[-1]).exists()
+        for path in self.paths[1:]:
+            if whole and _sorted(path).exists():
+                _sorted(path).replace(path)
+            _sorted(path).unlink(missing_ok=True)
+
+    @staticmethod
+    def _key(line: bytes) -> bytes:
+        """The key of a line of the last index."""
+        return line.split(b" ", 1)[0]
 
     def close(self) -> None:
         for file in self.files:
             file.close()
 
 
-class ArkTable(_Table):
-    """feats.ark, feats.scp and utt2num_frames, as Kaldi's `copy-feats --write-num-frames` leaves them."""
+def _sorted(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sorted")
 
-    NAMES = ("feats.ark", "utt2num_frames", "feats.scp")
+
+class ArkTable(_Table):
+    """feats.ark, feats.scp, utt2num_frames and utt2dur (seconds), as Kaldi's steps/make_fbank.sh leaves them."""
+
+    NAMES = ("feats.ark", "utt2num_frames", "utt2dur", "feats.scp")
 
     def _recover(self, size: int) -> list[int]:
-        ends = [0, 0, 0]
-        for counted, line in zip(whole_lines(self.paths[1]), whole_lines(self.paths[2]), strict=False):
+        ends = [0, 0, 0, 0]
+        for counted, lasts, line in zip(*map(whole_lines, self.paths[1:]), strict=False):
             key, frames = counted.split()
             archive, _, offset = line.removeprefix(key + b" ").rpartition(b":")
             if archive != os.fsencode(self.paths[0]):
                 raise ValueError(f"it points to {os.fsdecode(archive)}; put the folder back where it was")
-            end = int(offset) + HEADER_BYTES + 4 * int(frames) * self.dim
+            end = int(offset) + matrix_bytes(int(frames), self.dim, self.compress)
             if end > size:
                 break
             self.keys.add(os.fsdecode(key))
-            ends = [end, ends[1] + len(counted), ends[2] + len(line)]
+            ends = [max(end, ends[0]), *(n + len(new) for n, new in zip(ends[1:], (counted, lasts, line), strict=True))]
         return ends
 
-    def append(self, rows: list[tuple[str, np.ndarray]]) -> None:
-        counted = lines = ""
-        for key, frames in rows:
-            offset = write_matrix(self.files[0], key, frames)
+    def append(self, rows: list[Row]) -> None:
+        counted = lasts = lines = ""
+        for key, frames, seconds in rows:
+            offset = write_matrix(self.files[0], key, frames, compress=self.compress)
             counted += f"{key} {len(frames)}\n"
+            lasts += f"{key} {round(seconds, 6)}\n"
             lines += f"{key} {self.paths[0]}:{offset}\n"
-        self.files[1].write(os.fsencode(counted))
-        self.files[2].write(os.fsencode(lines))
+        for file, text in zip(self.files[1:], (counted, lasts, lines), strict=True):
+            file.write(os.fsencode(text))
 
 
 class NpyTable(_Table):
-    """feats.npy (total frames, dim) float32, and utts.jsonl with every utterance's key, first row and frames."""
+    """feats.npy (total frames, dim) float32, and utts.jsonl with every utterance's key, first row, frames, seconds."""
 
     NAMES = ("feats.npy", "utts.jsonl")
 
-    def __init__(self, folder: str | Path, dim: int):
-        super().__init__(folder, dim)
+    def __init__(self, folder: str | Path, dim: int, compress: str | None = None):
+        super().__init__(folder, dim, compress)
         self._write_header()
 
     def _recover(self, size: int) -> list[int]:
@@ -125,7 +178,7 @@ class NpyTable(_Table):
             if start + 4 * rows * self.dim > size:
                 break
             self.keys.add(row["key"])
-            self.rows, index = rows, index + len(line)
+            self.rows, index = max(rows, self.rows), index + len(line)
         return [start + 4 * self.rows * self.dim, index]
 
     def _header(self, rows: int) -> bytes:
@@ -139,11 +192,16 @@ class NpyTable(_Table):
         with open(self.files[0].name, "r+b") as file:
             file.write(self._header(self.rows))
 
-    def append(self, rows: list[tuple[str, np.ndarray]]) -> None:
+    @staticmethod
+    def _key(line: bytes) -> bytes:
+        return os.fsencode(json.loads(line)["key"])
+
+    def append(self, rows: list[Row]) -> None:
         lines = ""
-        for key, frames in rows:
+        for key, frames, seconds in rows:
             self.files[0].write(np.ascontiguousarray(frames, "<f4").data)
-            lines += json.dumps({"key": key, "start": self.rows, "frames": len(frames)}) + "\n"
+            row = {"key": key, "start": self.rows, "frames": len(frames), "seconds": round(seconds, 6)}
+            lines += json.dumps(row) + "\n"
             self.rows += len(frames)
         self.files[1].write(lines.encode())
         self._write_header()
@@ -199,19 +257,24 @@ class FeatureFolder:
     Args:
         folder: made where it is not there.
         dim: columns of every matrix.
-        settings: all that the content depends on, `format` among it, as options.json can hold it.
+        settings: all that the content depends on, `format` and `compress` among it, as options.json can hold it.
         retry_failed: forget the failures of an earlier run.
+        beside: names of what else is written there when all is done; it goes when something is added, and a folder
+            that has such files of others is refused.
 
     Attributes:
-        done: the keys that are in the table and the paths that failed.
+        failed: the keys of utterances and the paths of files that failed.
+        done: these, and the keys that are in the table.
         n_failed: how many failed.
 
     Raises:
         KwsError: the folder is in use, was made with other settings or by something else, or cannot be written.
     """
 
-    def __init__(self, folder: str | Path, dim: int, settings: dict, retry_failed: bool = False):
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: str | Path, dim: int, settings: dict, retry_failed: bool = False, beside: Iterable[str] = ()
+    ):
+        self.folder, self.beside = Path(folder), tuple(beside)
         self.failures = self.folder / "failed.jsonl"
         try:
             with contextlib.ExitStack() as opened:
@@ -219,31 +282,33 @@ class FeatureFolder:
                 opened.enter_context(_locked(self.folder / ".lock"))
                 self.failures.touch()
                 self._take_over(settings)
-                self.table = TABLES[settings["format"]](folder, dim)
+                self.table = TABLES[settings["format"]](folder, dim, settings.get("compress"))
                 opened.callback(self.table.close)
                 lines = [] if retry_failed else list(whole_lines(self.failures))
                 os.truncate(self.failures, sum(map(len, lines)))
-                failed = [json.loads(line)["path"] for line in lines]
+                failed = [row.get("key", row["path"]) for row in map(json.loads, lines)]
                 self.close = opened.pop_all().close
         except OSError as error:
             raise KwsError(f"{folder}: {_said(error)}") from None
         except ValueError as error:
             raise KwsError(f"{folder}: {error}") from None
-        self.n_failed, self.done = len(failed), self.table.keys.union(failed)  # paths begin with /, keys do not
+        self.n_failed, self.failed = len(failed), set(failed)
+        self.done = self.table.keys | self.failed
 
     def _take_over(self, settings: dict) -> None:
         """Refuses what was made with other settings; begins anew where nothing was made yet."""
         options = self.folder / "options.json"
         files = [self.folder / name for table in TABLES.values() for name in table.NAMES]
         filled = [path.name for path in files if path.exists() and path.stat().st_size]
+        others = [name for name in self.beside if (self.folder / name).exists()]
         if options.exists():
             changes = differences_between(json.loads(options.read_bytes()), settings)
             if not changes:
                 return
             if any(table.NAMES[-1] in filled for table in TABLES.values()):
                 raise ValueError(f"made with other settings ({', '.join(changes)}): choose another output")
-        elif filled:
-            raise ValueError(f"{filled[0]} is there, but no options.json: choose another output")
+        elif filled or others:
+            raise ValueError(f"{(filled + others)[0]} is there, but no options.json: choose another output")
         for path in files:
             path.unlink(missing_ok=True)
         os.truncate(self.failures, 0)
@@ -251,17 +316,21 @@ class FeatureFolder:
         part.write_text(json.dumps(settings, indent=2) + "\n")
         part.replace(options)
 
-    def write(self, rows: list[tuple[str, np.ndarray]], failed: list[tuple[str, str]]) -> None:
-        """Adds (key, matrix (n, dim)) to the table and (path, reason) to the failures.
+    def write(self, rows: list[Row], failed: list[dict[str, str]]) -> None:
+        """Adds rows to the table, and to the failures what has a "path", a "reason" and, being an utterance, a "key".
 
         Raises:
             KwsError: the disk is full, or fails. What was written before stays.
         """
         try:
+            if rows:
+                for name in self.beside:
+                    (self.folder / name).unlink(missing_ok=True)
+                self.beside = ()
             self.table.append(rows)
             if failed:
                 with open(self.failures, "a", encoding="utf-8") as file:
-                    file.writelines(json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in failed)
+                    file.writelines(json.dumps(row) + "\n" for row in failed)
         except OSError as error:
             raise KwsError(f"{self.folder}: {_said(error)}") from None
         self.n_failed += len(failed)
