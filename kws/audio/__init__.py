@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 
 from kws.audio.pipes import Pipe, output_of
-from kws.audio.resampling import Resampler, resample, resampled
+from kws.resampling import Resampler, resample, resampled
 from kws.audio.sndfile import Decoded
 from kws.audio.wav import FULL_SCALE, MAX_CHANNELS, MAX_RATE, OPEN_LENGTHS, Wav, open_wav
 from kws.errors import AudioError

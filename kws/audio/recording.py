@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kws import audio
-from kws.audio.resampling import Resampler, resampled
+from kws.resampling import Resampler, resampled
 from kws.errors import AudioError
 
 KEPT = 1 << 22  # samples behind the place of reading that are held for parts that overlap
