@@ -11,13 +11,13 @@ import numpy as np
 from kws.errors import KwsError
 from kws.exporting.graph import Graph
 from kws.features import tables
-from kws.features.options import MelOptions, MfccOptions, Options
+from kws.features.options import MfccOptions, Options, SpectrogramOptions
 
 
 def check(options: Options) -> None:
     """Raises KwsError where such features cannot be computed in a file."""
-    if not isinstance(options, MelOptions) or not options.snip_edges:
-        raise KwsError("only fbank and mfcc with snip_edges=true can be exported: the others look ahead")
+    if not options.snip_edges:
+        raise KwsError("snip_edges=false cannot be exported: the first window reflects what is not there yet")
     if options.dither:
         raise KwsError(f"dither={options.dither} cannot be exported: set dither=0 and train")
     if options.window_samples < options.shift_samples:
@@ -34,21 +34,24 @@ def add_frontend(graph: Graph, samples: str, n: int, o: Options, mean: np.ndarra
     Returns:
         the tensor (n, dim), or (batch, n, dim).
     """
-    mel = tables.mel_filters(o).astype(np.float64)
-    block = math.gcd(o.window_samples, o.shift_samples)
-    if block % 2 == 0 and tables.window(o)[0] == 0 and o.use_power and not o.use_energy and o.fft_samples % 4 == 0:
+    if isinstance(o, SpectrogramOptions):
+        return _normalised(graph, _spectrogram(graph, _frames(graph, samples, n, o), o), mean, std, clip)
+    mel, energy = tables.mel_filters(o).astype(np.float64), None
+    halves = math.gcd(o.window_samples, o.shift_samples) % 2 == 0 and o.fft_samples % 4 == 0
+    if halves and tables.window(o)[0] == 0 and getattr(o, "use_power", True) and not o.use_energy:
         power, rows = _halves(graph, samples, n, o, mel)
-        energy = None
     else:
-        power, rows, energy = _whole(graph, samples, n, o, mel)
+        frames = _frames(graph, samples, n, o)
+        power, rows = _whole(graph, frames, o, mel)
+        energy = _energy(graph, frames, o) if o.use_energy else None
     log = getattr(o, "use_log_fbank", True)
     plain = log and not o.htk_mode and not isinstance(o, MfccOptions) and energy is None
     if plain:  # the mean is a factor before the logarithm
-        out = _times(graph, power, rows * np.exp(-mean.astype(np.float64)))
-        floor = tables.FLT_EPSILON * np.exp(-mean.astype(np.float64))
+        out = _times(graph, power, rows * np.exp(-mean))
+        floor = tables.FLT_EPSILON * np.exp(-mean)
         if (np.log(floor) > -clip * std).any():  # else what is below it is clipped anyway
             out = graph.node("Max", out, graph.constant(floor))
-        out = graph.node("Mul", graph.node("Log", out), graph.constant(1 / std.astype(np.float64)))
+        out = graph.node("Mul", graph.node("Log", out), graph.constant(1 / std))
         out = graph.node("Clip", out, graph.constant(-clip), graph.constant(clip))
         return graph.reshape(out, (n, o.dim)) if graph.batched else out
     out = _times(graph, power, rows)
@@ -66,7 +69,11 @@ def add_frontend(graph: Graph, samples: str, n: int, o: Options, mean: np.ndarra
     elif o.htk_compat and isinstance(o, MfccOptions):
         order = graph.constant(np.roll(np.arange(o.num_ceps), -1), np.int64)
         out = graph.node("Gather", out, order, axis=graph.lead(2) + 1)
-    out = graph.node("Mul", graph.node("Sub", out, graph.constant(mean)), graph.constant(1 / std.astype(np.float64)))
+    return _normalised(graph, out, mean, std, clip)
+
+
+def _normalised(graph: Graph, frames: str, mean, std, clip) -> str:
+    out = graph.node("Mul", graph.node("Sub", frames, graph.constant(mean)), graph.constant(1 / std))
     return graph.node("Clip", out, graph.constant(-clip), graph.constant(clip))
 
 
@@ -120,30 +127,64 @@ def _halves(graph: Graph, samples: str, n: int, o: Options, mel: np.ndarray) -> 
     return graph.node("Mul", both, both), np.concatenate([mel[points], mel[points], mirrored, mirrored])
 
 
-def _whole(graph: Graph, samples: str, n: int, o: Options, mel: np.ndarray) -> tuple[str, np.ndarray, str | None]:
-    """For any options: squares or magnitudes (n, m), the mel weights (m, bins) of these, and the log energy (n, 1)."""
-    size, shift = o.window_samples, o.shift_samples
+def _frames(graph: Graph, samples: str, n: int, o: Options) -> str:
+    """The samples of every window, (n, window)."""
+    size, shift, batch = o.window_samples, o.shift_samples, (-1,) * graph.batched
     block = math.gcd(size, shift)
-    batch = (-1,) if graph.batched else ()
     x = graph.node("Reshape", samples, graph.integers(*batch, (size + (n - 1) * shift) // block, block))
     index = np.arange(n)[:, None] * (shift // block) + np.arange(size // block)
     x = graph.node("Gather", x, graph.constant(index, np.int64), axis=len(batch))
-    x = graph.node("Reshape", x, graph.integers(*batch, n, size))
-    centring = np.eye(size) - o.remove_dc_offset / size
+    return graph.node("Reshape", x, graph.integers(*batch, n, size))
+
+
+def _centring(o: Options) -> np.ndarray:
+    return np.eye(o.window_samples) - o.remove_dc_offset / o.window_samples
+
+
+def _windowed(o: Options) -> np.ndarray:
+    """(window, window): a frame's mean taken off, pre-emphasis, window. Column vectors go in."""
+    size = o.window_samples
     emphasis = np.eye(size) - o.preemphasis_coefficient * np.eye(size, k=-1)
     emphasis[0, 0] -= o.preemphasis_coefficient  # before the first sample stands the first
-    windowed = tables.window(o).astype(np.float64)[:, None] * (emphasis @ centring)
+    return tables.window(o).astype(np.float64)[:, None] * (emphasis @ _centring(o))
+
+
+def _transform(o: Options, points: np.ndarray) -> np.ndarray:
+    """(window, 2 · points): real and imaginary parts of these points of a frame's spectrum."""
+    turns = _turns(o, points, np.arange(o.window_samples))
+    return _windowed(o).T @ np.concatenate([np.cos(turns), -np.sin(turns)], axis=1)
+
+
+def _whole(graph: Graph, frames: str, o: Options, mel: np.ndarray) -> tuple[str, np.ndarray]:
+    """For any options: squares or magnitudes (n, m), and the mel weights (m, bins) of these."""
     points = np.flatnonzero(mel.any(axis=1))
-    turns = _turns(o, points, np.arange(size))
-    energy = None
-    if o.use_energy:
-        framed = _times(graph, x, (centring if o.raw_energy else windowed).T)
-        energy = graph.node("ReduceSum", graph.node("Mul", framed, framed), graph.integers(-1), keepdims=1)
-        floor = max(tables.FLT_EPSILON, o.energy_floor)
-        energy = graph.node("Log", graph.node("Max", energy, graph.constant(floor)))
-    x = _times(graph, x, windowed.T @ np.concatenate([np.cos(turns), np.sin(turns)], axis=1))
+    x = _times(graph, frames, _transform(o, points))
     x = graph.node("Mul", x, x)
-    if o.use_power:
-        return x, np.concatenate([mel[points], mel[points]]), energy
-    parts = graph.node("Split", x, graph.integers(len(points), len(points)), outputs=2, axis=-1)
-    return graph.node("Sqrt", graph.node("Add", *parts)), mel[points], energy
+    if getattr(o, "use_power", True):
+        return x, np.concatenate([mel[points], mel[points]])
+    return graph.node("Sqrt", _added(graph, x, len(points))), mel[points]
+
+
+def _added(graph: Graph, x: str, points: int) -> str:
+    parts = graph.node("Split", x, graph.integers(points, points), outputs=2, axis=-1)
+    return graph.node("Add", *parts)
+
+
+def _energy(graph: Graph, frames: str, o: Options) -> str:
+    """The log energy (n, 1) of frames (n, window)."""
+    framed = _times(graph, frames, (_centring(o) if o.raw_energy else _windowed(o)).T)
+    energy = graph.node("ReduceSum", graph.node("Mul", framed, framed), graph.integers(-1), keepdims=1)
+    return graph.node("Log", graph.node("Max", energy, graph.constant(max(tables.FLT_EPSILON, o.energy_floor))))
+
+
+def _spectrogram(graph: Graph, frames: str, o: SpectrogramOptions) -> str:
+    points = o.fft_samples // 2 + 1
+    matrix = _transform(o, np.arange(points))
+    if o.return_raw_fft:
+        pairs = np.arange(1, points - 1)
+        return _times(graph, frames, matrix[:, [0, points - 1, *np.stack([pairs, pairs + points], axis=1).ravel()]])
+    x = _times(graph, frames, matrix)
+    power = _added(graph, graph.node("Mul", x, x), points)
+    log = graph.node("Log", graph.node("Max", power, graph.constant(tables.FLT_EPSILON)))
+    ends = [graph.integers(v) for v in (1, points, -1)]
+    return graph.node("Concat", _energy(graph, frames, o), graph.node("Slice", log, *ends), axis=-1)

@@ -113,11 +113,15 @@ class Lowering:
     def _of_constant(self, value: Tensor) -> Places:
         """Places of constants, for where they are joined with what is not."""
         physical = physical_of(np.arange(value.numel()).reshape(value.shape))
-        name = self.graph.constant(value.detach().numpy().reshape(-1)[physical])
-        if self.graph.lead(physical.ndim):
-            raise KwsError("cannot export: constants joined to a map, for an open number of streams; use batch=1")
+        graph, numbers = self.graph, value.detach().numpy().reshape(-1)[physical]
+        if graph.batched:  # as many as there are streams: a sample of each, times nothing
+            begin = graph.node("Slice", "samples", *(graph.integers(n) for n in (0, 1, 1)))
+            zeros = graph.reshape(graph.node("Mul", begin, graph.constant(0.0)), (1,) * physical.ndim)
+            name = graph.node("Add", zeros, graph.constant(numbers))
+        else:
+            name = graph.constant(numbers[None] if graph.lead(physical.ndim) else numbers)
         places = np.empty(value.numel(), np.int64)
-        places[physical.reshape(-1)] = self.graph.add(name, physical.shape).reshape(-1)
+        places[physical.reshape(-1)] = graph.add(name, physical.shape).reshape(-1)
         return places.reshape(value.shape)
 
     # elementwise
