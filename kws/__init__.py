@@ -2,6 +2,6 @@
 
 __version__ = "0.1.0"
 
-# Where kws is installed from its wheel, what the wheel kws-runtime holds too lies in a folder of its own: no file belongs
-# to both, either is enough alone, and kws uses what it came with. A checkout has no such folder.
+# In the wheel of kws, what the wheel kws-runtime holds too lies in a folder of its own: no file belongs to both, either
+# is enough alone, and kws uses what it came with. A checkout has no such folder.
 __path__.insert(0, __path__[0] + "/_with_runtime")

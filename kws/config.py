@@ -31,6 +31,7 @@ PATH_KEYS = {
     "json",
     "wav",
     "name",
+    "peers_python",
     "runs",
     "vtln_map",
     "utt2spk",

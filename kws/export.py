@@ -5,8 +5,8 @@
     python -m kws.export checkpoint=… decision.threshold=0.8 check=my_recordings
     python -m kws.listen checkpoint=spotter.onnx                      and python -m kws.inspect spotter.onnx
 
-The front-end, batch norm and normalisation are in the graph. What was written is run beside the checkpoint, in one piece
-and in many; the exit code is 1 where they differ. On a device, `pip install kws-runtime` is all that the file needs.
+The front-end, batch norm and normalisation are in the graph. What was written is run beside the checkpoint, in one
+piece and in many; the exit code is 1 where they differ. On a device the wheel kws-runtime is all that the file needs.
 """
 
 import os

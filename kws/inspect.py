@@ -1,12 +1,11 @@
 """Says in words what an exported file holds.
 
-    python -m kws.inspect spotter.onnx
-    python -m kws.inspect spotter.onnx json=true        everything that it says of itself
+python -m kws.inspect spotter.onnx
+python -m kws.inspect spotter.onnx json=true        everything that it says of itself
 """
 
 import json
 import math
-import os
 import sys
 
 from kws import __version__

@@ -1,5 +1,6 @@
 """The runtime: any cutting, any kind of samples, many streams and threads, and files that are not what they seem."""
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -49,7 +50,9 @@ def test_any_cutting_gives_the_bits_and_words_of_the_whole(spotter, sound, sizes
     whole, words = spotter.stream().scores(sound, flush=True), spotter.stream().push(sound, flush=True)
     stream = spotter.stream()
     assert np.array_equal(np.concatenate(in_pieces(stream, sound, sizes, stream.scores)), whole)
-    found = sum(in_pieces(stream, sound, sizes, stream.push), [])  # a flush begins another stream
+    found = [
+        d for piece in in_pieces(stream, sound, sizes, stream.push) for d in piece
+    ]  # a flush begins another stream
     assert found == words
     assert words, "nothing is heard: the test would not see a mistake"
 
@@ -200,10 +203,8 @@ def test_bytes_that_were_changed_are_named_or_harmless(path, tmp_path):
         for at in rng.integers(0, len(wrong), 3):
             wrong[at] = rng.integers(256)
         (tmp_path / "x.onnx").write_bytes(wrong)
-        try:
+        with contextlib.suppress(ModelError):
             read(tmp_path / "x.onnx")
-        except ModelError:
-            pass
 
 
 def test_the_description_can_be_written_again(path, tmp_path):
@@ -228,8 +229,8 @@ def test_the_wheel_alone_and_beside_kws(path, tmp_path):
     python = tmp_path / "env" / "bin" / "python"
     code = (
         "import sys, numpy as np; from kws.runtime import Spotter; import kws.runtime as r;"
-        "s = Spotter(sys.argv[1]).stream(44100); print(len(s.scores(np.zeros(88200, np.int16), flush=True)), r.__file__);"
-        "import importlib.util as u; assert not u.find_spec('torch') or len(sys.argv) > 2"
+        "s = Spotter(sys.argv[1]).stream(44100); rows = s.scores(np.zeros(88200, np.int16), flush=True);"
+        "import importlib.util as u; assert not u.find_spec('torch'); print(len(rows), r.__file__)"
     )
     subprocess.run([python, "-m", "pip", "install", "-q", str(small)], check=True)
     out = subprocess.run([python, "-c", code, str(path)], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -112,16 +112,15 @@ def _halves(graph: Graph, samples: str, n: int, o: Options, mel: np.ndarray) -> 
     sides = [_times(graph, side, wave) for side, wave in zip(sides, waves, strict=True)]
     both = graph.node("Concat", graph.node("Add", *sides), graph.node("Sub", *sides), axis=-1)
     if o.remove_dc_offset:  # what is left of a frame's mean after pre-emphasis, of all samples but the first
-        x = graph.node("Reshape", samples, graph.integers(*batch, length // block, block))
-        x = graph.node("ReduceSum", x, graph.integers(-1), keepdims=1)
-        share = (blocks[..., None] == np.arange(length // block)).any(axis=1) / size
-        mean = graph.node("MatMul", graph.constant(share), x)
+        at = np.arange(length)[:, None] - np.arange(n) * shift
+        mean = _times(graph, samples, ((at >= 0) & (at < size)) / size)
         sums = [wave.sum(axis=0) * (o.preemphasis_coefficient - 1) for wave in waves]
         sums = np.concatenate([sums[0] + sums[1], sums[0] - sums[1]])[None]
         if batch:
+            mean = graph.node("Reshape", mean, graph.integers(-1, n, 1))
             both = graph.node("Add", both, _times(graph, mean, sums))
         else:
-            both = graph.node("Gemm", mean, graph.constant(sums), both)
+            both = graph.node("Gemm", mean, graph.constant(sums), both, transA=1)
     mirrored = mel[2 * quarter - points].copy()
     mirrored[points == quarter] = 0  # its own mirror image
     return graph.node("Mul", both, both), np.concatenate([mel[points], mel[points], mirrored, mirrored])

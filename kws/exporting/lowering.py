@@ -2,10 +2,6 @@
 
 A value is a torch tensor where it is constant, and otherwise the places (see `graph`) of its elements in an int64 array
 of the value's shape in torch, whose batch is 1. What only moves elements is done by torch itself, on the places.
-
-Sound is short in a stream (5 steps of 100 ms), so layers over time alone work on rows (time, channels): a convolution
-is a product with a matrix, a depthwise one a product and a sum, both many times cheaper than ONNX Runtime's
-convolutions of few columns. Channels may stand in any order there: weights are permuted instead.
 """
 
 import operator
@@ -17,8 +13,9 @@ from torch.export.graph_signature import InputKind
 
 from kws.errors import KwsError
 from kws.exporting.graph import Graph
+from kws.exporting.layers import Layers, folded
+from kws.exporting.orders import Places, natural, physical_of, positions, squeezed
 
-Places = np.ndarray
 MOVES = {
     "alias", "cat", "chunk", "clone", "contiguous", "detach", "detach_", "expand", "expand_as", "flatten", "flip",
     "lift_fresh_copy", "narrow", "permute", "pixel_shuffle", "repeat", "repeat_interleave", "reshape", "roll", "select",
@@ -31,10 +28,8 @@ UNARY = {"abs": "Abs", "exp": "Exp", "log": "Log", "neg": "Neg", "reciprocal": "
 BINARY = {"add": "Add", "add_": "Add", "div": "Div", "maximum": "Max", "minimum": "Min", "mul": "Mul", "mul_": "Mul",
           "sub": "Sub"}  # fmt: skip
 
-FEW = 64  # channels; a product with a diagonal matrix of more costs more than a product and a sum
 
-
-class Lowering:
+class Lowering(Layers):
     """Args: graph: where the nodes go."""
 
     def __init__(self, graph: Graph):
@@ -90,7 +85,7 @@ class Lowering:
             if len(node.users) == 1 and "batch_norm" in str(norm.target) and norm.args[0] is node:
                 x, *rest = arguments
                 affine = torch.fx.map_arg(norm.args[1:5], lambda n: values[n])
-                values[norm] = self.conv2d(x, *_folded(rest, *affine, norm.args[7]))
+                values[norm] = self.conv2d(x, *folded(rest, *affine, norm.args[7]))
                 return values[norm]
         method = getattr(self, name.strip("_"), None)
         if method is not None:
@@ -255,190 +250,3 @@ class Lowering:
         name = self.graph.get(x.reshape((1,) * (4 - x.ndim) + x.shape)[0])
         name = self.graph.node("Softmax", name, axis=dim % x.ndim - x.ndim)
         return self.graph.add(name, ((1,) * (4 - x.ndim) + x.shape)[1:]).reshape(x.shape)
-
-    # products
-
-    def linear(self, x, weight, bias=None):
-        rows = x.reshape(-1, x.shape[-1])
-        out = self._product(rows, weight.double().numpy().T, None if bias is None else bias.double().numpy())
-        return out.reshape(*x.shape[:-1], len(weight))
-
-    def addmm(self, bias, x, matrix):
-        return self._product(x, matrix.double().numpy(), np.broadcast_to(bias.numpy(), (matrix.shape[1],)))
-
-    def mm(self, x, matrix):
-        return self._product(x, matrix.double().numpy())
-
-    matmul = mm
-
-    def _product(self, rows: Places, matrix: np.ndarray, bias: np.ndarray | None = None) -> Places:
-        """rows (m, k) · matrix (k, n) + bias, the rows' columns in whatever order is there."""
-        held = natural(self.graph, rows) if np.unique(rows).size == rows.size else rows
-        if held.shape != rows.shape:
-            held = rows
-        columns = positions(rows, held)[0] % rows.shape[1]
-        return self.graph.product(self.graph.get(held), matrix[columns], bias, len(rows))
-
-    def conv2d(self, x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1) -> Places:
-        """(1, C, F, T) to (1, C', F', T'), time last."""
-        stride, padding, dilation = (list(v) * (2 // len(v)) for v in (stride, padding, dilation))
-        n_out, _, kf, kt = weight.shape
-        bands = (x.shape[2] + 2 * padding[0] - dilation[0] * (kf - 1) - 1) // stride[0] + 1
-        steps = (x.shape[3] + 2 * padding[1] - dilation[1] * (kt - 1) - 1) // stride[1] + 1
-        weight, bias = weight.double().numpy(), None if bias is None else bias.double().numpy()
-        if x.shape[2] != 1 or bands != 1 or padding[1] or padding[0] % dilation[0]:
-            name = self.graph.get(x[0])
-            inputs = [self.graph.constant(weight), *([] if bias is None else [self.graph.constant(bias)])]
-            name = self.graph.node(
-                "Conv", name, *inputs, kernel_shape=[kf, kt], strides=stride, dilations=dilation, group=groups,
-                pads=[*padding, *padding],
-            )  # fmt: skip
-            return self.graph.add(name, (n_out, bands, steps))[None]
-        weight = weight[:, :, padding[0] // dilation[0]]  # of a kernel over one band only the middle meets it
-        taps = np.arange(steps)[:, None] * stride[1] + np.arange(kt) * dilation[1]
-        rows = x[0, :, 0].T
-        if groups > 1 and weight.shape[1] == 1 and n_out == groups:
-            out = self._depthwise(rows, weight[:, 0].T, bias, taps)
-        else:
-            out = self._dense(rows, _ungrouped(weight, groups), bias, taps)
-        return out.T[None, :, None]
-
-    def _windows(self, held: Places, taps: np.ndarray) -> tuple[str, bool]:
-        """The rows `taps` (m, k) of a tensor (t, c), as (m, k, c); or as it is, (k, c), where that is all of it."""
-        if taps.shape[0] == 1 and np.array_equal(taps[0], np.arange(len(held))):
-            return self.graph.get(held), False
-        name = self.graph.node("Gather", self.graph.get(held), self.graph.constant(taps, np.int64),
-                               axis=self.graph.lead(2))  # fmt: skip
-        return name, True
-
-    def _dense(self, rows: Places, weight: np.ndarray, bias, taps) -> Places:
-        """Rows (t, c) and weights (c', c, k) to (m, c')."""
-        if taps.shape[1] == 1:
-            return self._product(rows[taps[:, 0]], weight[:, :, 0].T, bias)
-        held = natural(self.graph, rows)
-        columns = positions(rows, held)[0] % rows.shape[1]
-        name, _ = self._windows(held, taps)
-        name = self.graph.reshape(name, (len(taps), taps.shape[1] * rows.shape[1]))
-        matrix = weight[:, columns].transpose(2, 1, 0).reshape(-1, len(weight))
-        return self.graph.product(name, matrix, bias, len(taps))
-
-    def _depthwise(self, rows: Places, weight: np.ndarray, bias, taps) -> Places:
-        """Rows (t, c) and weights (k, c) to (m, c)."""
-        graph, held = self.graph, natural(self.graph, rows)
-        columns = positions(rows, held)[0] % rows.shape[1]
-        if len(taps) == 1 and taps[0, -1] == len(rows) - 1 and len(rows) > 1:
-            whole = np.zeros((len(rows), rows.shape[1]))
-            whole[taps[0]] = weight[:, columns]
-            past = graph.past(held[:-1], whole[:-1], None if bias is None else bias[columns])
-            if past is not None:
-                return self._one_step(graph.get(held[-1:]), whole[-1], past)[:, np.argsort(columns)]
-        name, several = self._windows(held, taps)
-        if taps.shape[1] > 1:
-            name = graph.node("Mul", name, graph.constant(weight[:, columns]))
-            name = graph.node("ReduceSum", name, graph.integers(-2), keepdims=int(not several))
-        else:
-            name = graph.node("Mul", graph.get(held[taps[:, 0]]), graph.constant(weight[:, columns]))
-        if bias is not None:
-            name = graph.node("Add", name, graph.constant(bias[columns]))
-        out = graph.add(name, (len(taps), rows.shape[1]))
-        return out[:, np.argsort(columns)]
-
-    def _one_step(self, x: str, weight: np.ndarray, past: str) -> Places:
-        """x (1, c) · weight (c,) + past (1, c)."""
-        graph = self.graph
-        if graph.batched or len(weight) > FEW:
-            name = graph.node("Add", graph.node("Mul", x, graph.constant(weight)), past)
-        else:  # one node, though most of the matrix is zeros
-            name = graph.node("Gemm", x, graph.constant(np.diag(weight)), past)
-        return graph.add(name, (1, len(weight)))
-
-    def batch_norm(self, x, weight, bias, mean, var, *rest):
-        scale, offset = _affine(weight, bias, mean, var, rest[2])
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        scaled = self.binary("Mul", x, scale.reshape(shape).float())
-        return self.binary("Add", scaled, offset.reshape(shape).float())
-
-    def avg_pool2d(self, x, kernel, stride=(), padding=(0, 0), ceil_mode=False, count_include_pad=True, *_):
-        kernel, padding = list(kernel), list(padding)
-        stride = list(stride) or kernel
-        if x.shape[2] == 1 and kernel[0] == 1 and stride[1] == 1 and not any(padding):
-            held = natural(self.graph, x)
-            steps = x.shape[3] - kernel[1] + 1
-            offset = np.arange(x.shape[3]) - np.arange(steps)[:, None]
-            band = ((offset >= 0) & (offset < kernel[1])) / kernel[1]
-            columns = positions(x[0, :, 0].T, held)[0] % x.shape[1]
-            name = self.graph.node("MatMul", self.graph.constant(band), self.graph.get(held))
-            return self.graph.add(name, (steps, x.shape[1]))[:, np.argsort(columns)].T[None, :, None]
-        return self._pool("AveragePool", x, kernel, stride, padding, ceil_mode, count_include_pad=int(count_include_pad))
-
-    def max_pool2d(self, x, kernel, stride=(), padding=(0, 0), dilation=(1, 1), ceil_mode=False):
-        kernel = list(kernel)
-        return self._pool("MaxPool", x, kernel, list(stride) or kernel, list(padding), ceil_mode)
-
-    def _pool(self, op, x, kernel, stride, padding, ceil_mode, **more) -> Places:
-        name = self.graph.node(op, self.graph.get(x[0]), kernel_shape=kernel, strides=stride,
-                               pads=[*padding, *padding], ceil_mode=int(ceil_mode), **more)  # fmt: skip
-        example = torch.zeros(1, 1, *x.shape[2:])
-        shape = torch.nn.functional.max_pool2d(example, kernel, stride, padding, ceil_mode=ceil_mode).shape
-        return self.graph.add(name, (x.shape[1], *shape[2:]))[None]
-
-
-def physical_of(x: np.ndarray) -> np.ndarray:
-    """A value's shape in torch to its shape here: rows (t, c) where there is one band, else (c, f, t)."""
-    if x.ndim == 4:
-        return x[0, :, 0].T if x.shape[2] == 1 else x[0]
-    return x.reshape(-1, x.shape[-1]) if x.ndim else x.reshape(1, 1)
-
-
-def positions(x: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where in `x`, flattened, each of `wanted` stands (first)."""
-    flat = x.reshape(-1)
-    order = np.argsort(flat, kind="stable")
-    return order[np.searchsorted(flat[order], wanted)]
-
-
-def squeezed(x: np.ndarray) -> np.ndarray:
-    """Without repetition along axes on which nothing changes: ONNX broadcasts."""
-    for axis in range(x.ndim):
-        first = x.take([0], axis)
-        if (x == first).all():
-            x = first
-    return x
-
-
-def natural(graph: Graph, x: Places) -> Places:
-    """The elements of `x` in the order that costs least: as they lie, or channels grouped by where they lie."""
-    if np.unique(graph.origins(x)).size == 1:
-        whole = graph.tensor(int(graph.origins(x).flat[0]))
-        if np.unique(x).size == whole.size and whole.ndim > 1:
-            return whole
-    held = physical_of(x)
-    if held.ndim == 2:
-        return np.ascontiguousarray(held[:, np.argsort(held[-1], kind="stable")])
-    return np.ascontiguousarray(held[np.argsort(held[:, 0, -1], kind="stable")])
-
-
-def _affine(weight, bias, mean, var, eps):
-    scale = weight.double() / (var.double() + eps).sqrt()
-    return scale, bias.double() - mean.double() * scale
-
-
-def _folded(rest, weight, bias, mean, var, eps):
-    """Arguments of a convolution after its input, with a batch norm's in them."""
-    (kernel, kernel_bias, *more), (scale, offset) = (*rest, None)[:2] + tuple(rest[2:]), (None, None)
-    scale, offset = _affine(weight, bias, mean, var, eps)
-    if kernel_bias is not None:
-        offset = offset + scale * kernel_bias.double()
-    return [kernel.double() * scale[:, None, None, None], offset, *more]
-
-
-def _ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
-    """Weights (c', c / groups, k) as (c', c, k) with zeros between groups."""
-    if groups == 1:
-        return weight
-    n_out, n_in, taps = weight.shape
-    full = np.zeros((n_out, n_in * groups, taps))
-    for group in range(groups):
-        rows = slice(group * n_out // groups, (group + 1) * n_out // groups)
-        full[rows, group * n_in : (group + 1) * n_in] = weight[rows]
-    return full

@@ -8,7 +8,6 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 from kws.errors import KwsError
 
@@ -29,7 +28,7 @@ class ModelError(KwsError):
     """A file that is no spotter, or one that is not safe to run: which, what was found, what to do."""
 
 
-def read(path: str | Path) -> tuple[bytes, dict]:
+def read(path) -> tuple[bytes, dict]:
     """An exported file's content, once it is known to be safe, and what its metadata says.
 
     Raises:
@@ -232,13 +231,15 @@ def _check_about(text: str) -> dict:
 
 
 def write_about(content: bytes, about: dict) -> bytes:
-    """A file's content with the description in its metadata (appended: fields of a message may come in any order)."""
+    """A file's content with this description in its metadata, in the place of any other."""
 
-    def field(number: int, value: bytes) -> bytes:
-        return _varint(number << 3 | BYTES) + _varint(len(value)) + value
+    def field(number: int, wire: int, value) -> bytes:
+        key = _varint(number << 3 | wire)
+        return key + (_varint(value) if wire == VARINT else _varint(len(value)) + bytes(value))
 
-    entry = field(1, KEY.encode()) + field(2, json.dumps(about, ensure_ascii=False).encode())
-    return content + field(14, entry)
+    kept = [field(*each) for each in _fields(memoryview(content)) if each[0] != 14]
+    entry = field(1, BYTES, KEY.encode()) + field(2, BYTES, json.dumps(about, ensure_ascii=False).encode())
+    return b"".join([*kept, field(14, BYTES, entry)])
 
 
 def _varint(value: int) -> bytes:

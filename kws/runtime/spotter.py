@@ -1,7 +1,5 @@
 """Streams through an exported file."""
 
-from pathlib import Path
-
 import numpy as np
 
 from kws.decision import Decision, Detection
@@ -31,7 +29,7 @@ class Spotter:
         ModelError: the file is missing, damaged, foreign or hostile; nothing of it has run.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path):
         content, self.about = file.read(path)
         self.labels, self.rate, self.step_ms = self.about["labels"], self.about["sample_rate"], self.about["step_ms"]
         self.chunk, self.overlap, self.steps = (self.about[key] for key in ("chunk", "overlap", "steps"))
@@ -45,10 +43,13 @@ class Spotter:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # a step is too small to share
         options.log_severity_level = 4
+        # with tensors as small as these, saving their memory costs more time than memory
+        options.enable_mem_reuse = options.enable_cpu_mem_arena = False
         try:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  its exceptions share no other ancestor
+        except (RuntimeError, ValueError, *_errors_of(onnxruntime)) as error:
             raise ModelError(f"{path}: ONNX Runtime refuses it: {_first_line(error)}") from None
+        self.session._model_bytes = None  # kept for a change of providers, which does not come
         self._check(path)
         try:
             self.stream()  # a decision with these arguments, or a reason why not
@@ -83,13 +84,14 @@ class Stream:
         self.spotter, self.rate, self.gain = spotter, rate or spotter.rate, np.float32(FULL_SCALE / full_scale)
         self.resampler = Resampler(self.rate, spotter.rate) if self.rate != spotter.rate else None
         self.decision = Decision(spotter.labels, spotter.step_ms, **{**spotter.decision, **decision})
+        samples = np.zeros((1, spotter.chunk), np.float32)
+        scores = np.zeros((1, spotter.steps, len(spotter.labels)), np.float32)
+        self._row, self._out = samples[0], scores[0]
         # The graph reads one copy of the state and writes the other; bound once, they cost nothing in a step.
-        self._samples = np.zeros((1, spotter.chunk), np.float32)
-        self._scores = np.zeros((1, spotter.steps, len(spotter.labels)), np.float32)
         shapes = spotter.about["state"].items()
         self._states = [{name: np.zeros(shape, np.float32) for name, shape in shapes} for _ in range(2)]
         value = spotter._ort.OrtValue.ortvalue_from_numpy
-        samples, scores = value(self._samples), value(self._scores)
+        samples, scores = value(samples), value(scores)
         states, self._bindings = [{name: value(a) for name, a in state.items()} for state in self._states], []
         for old, new in (states, states[::-1]):
             binding = spotter.session.io_binding()
@@ -124,22 +126,25 @@ class Stream:
         samples = self._checked(samples)
         if self.resampler:
             samples = self.resampler.push(samples, flush)
-        chunk, at, n, rows = self.spotter.chunk, 0, len(samples), []
-        if self._filled < 0:  # a stream's first samples are the past of its first chunk
-            at = min(n, -self._filled)
-            begin = self.spotter.overlap + self._filled
+        rows, at, n, room, filled = [], 0, len(samples), self._row, self._filled
+        if filled < 0:  # a stream's first samples are the past of its first chunk
+            at = min(n, -filled)
+            begin = self.spotter.overlap + filled
             self._states[0]["past"][0, begin : begin + at] = samples[:at]
-            self._filled += at
-        while at < n:
-            take = min(chunk - self._filled, n - at)
-            self._samples[0, self._filled : self._filled + take] = samples[at : at + take]
-            at, self._filled = at + take, self._filled + take
-            if self._filled == chunk:
-                rows.append(self._step())
+            filled += at
+        while n - at >= len(room) - filled and filled >= 0:
+            end = at + len(room) - filled
+            room[filled:] = samples[at:end]
+            rows.append(self._step())
+            at, filled = end, 0
+        if at < n:
+            room[filled : filled + n - at] = samples[at:]
+            filled += n - at
+        self._filled = filled
         if flush:
-            whole = max(self._filled, 0) * self.spotter.steps // chunk
+            whole = max(filled, 0) * self.spotter.steps // len(room)
             if whole:  # what is missing of the chunk comes after these steps, and changes nothing of them
-                self._samples[0, self._filled :] = 0
+                room[filled:] = 0
                 rows.append(self._step()[:whole])
             self._ended = True
         if len(rows) == 1:
@@ -149,6 +154,8 @@ class Stream:
     def push(self, samples: np.ndarray, flush: bool = False) -> list[Detection]:
         """The next samples (n,) to the words now detected, their times in seconds of the stream. See `scores`."""
         found = self.decision.push(self.scores(samples, flush))
+        if not found:
+            return found
         offset = self.spotter.offset  # the first step ends where its last frame ends, not at the stream's start
         return [Detection(d.word, d.start + offset, d.end + offset, d.score) for d in found]
 
@@ -159,8 +166,8 @@ class Stream:
 
     def _step(self) -> np.ndarray:
         self._run(self._bindings[self._turn])
-        self._turn, self._filled = 1 - self._turn, 0
-        return self._scores[0].copy()
+        self._turn = 1 - self._turn
+        return self._out.copy()
 
     def _checked(self, samples: np.ndarray) -> np.ndarray:
         samples = np.asarray(samples)
@@ -173,6 +180,12 @@ class Stream:
         if not np.isfinite(np.add.reduce(samples)) and not np.isfinite(samples).all():
             raise ValueError(f"sample {int(np.argmin(np.isfinite(samples)))} is not a finite number")
         return samples if self.gain == 1 else samples * self.gain
+
+
+def _errors_of(onnxruntime) -> tuple:
+    """The exceptions of ONNX Runtime, which share no ancestor of their own."""
+    module = onnxruntime.capi.onnxruntime_pybind11_state
+    return tuple(v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Exception))
 
 
 def _first_line(error: Exception) -> str:
