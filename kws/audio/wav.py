@@ -144,7 +144,8 @@ def _from_24_bit(x: np.ndarray) -> np.ndarray:
     return (wide & -256).astype(np.float32) / np.float32(65536)
 
 
-def _from_float(x: np.ndarray) -> np.ndarray:
+def from_float(x: np.ndarray) -> np.ndarray:
+    """Samples of ±1 to float32 in int16 units."""
     with np.errstate(over="ignore", invalid="ignore"):  # who reads names what is too large, or no number
         return x.astype(np.float32) * np.float32(FULL_SCALE)
 
@@ -170,8 +171,8 @@ _ENCODINGS = {
     (_PCM, 16): (np.dtype("<i2"), lambda x: x.astype(np.float32)),
     (_PCM, 24): (np.dtype("V3"), _from_24_bit),
     (_PCM, 32): (np.dtype("<i4"), lambda x: x.astype(np.float32) / np.float32(65536)),
-    (_FLOAT, 32): (np.dtype("<f4"), _from_float),
-    (_FLOAT, 64): (np.dtype("<f8"), _from_float),
+    (_FLOAT, 32): (np.dtype("<f4"), from_float),
+    (_FLOAT, 64): (np.dtype("<f8"), from_float),
     (_ALAW, 8): (np.dtype("u1"), _alaw().__getitem__),
     (_ULAW, 8): (np.dtype("u1"), _ulaw().__getitem__),
 }
