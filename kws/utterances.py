@@ -141,7 +141,7 @@ def batches(items: Iterator[Item]) -> Iterator[list[Item]]:
     each other stay together, so that it is decoded once."""
     batch, size, run = [], 0, 0.0
     for item in items:
-        seconds = (math.inf if item.end is None else item.end) - item.start
+        seconds = 0.0 if item.end is None else item.end - item.start
         same = bool(batch) and bool(item.at) and batch[-1].path == item.path
         run = run + seconds if same else seconds
         if run > RUN_SECONDS if same else len(batch) >= BATCH_FILES or size >= BATCH_BYTES:
