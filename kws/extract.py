@@ -62,7 +62,7 @@ def extract(
     root, target = os.path.abspath(input), os.path.abspath(output)
     if not os.access(root, os.R_OK):
         raise KwsError(f"{root}: {'cannot be read' if os.path.exists(root) else 'there is no such file or folder'}")
-    if resample and options.sample_frequency % 1:
+    if (resample or options.allow_downsample or options.allow_upsample) and options.sample_frequency % 1:
         raise KwsError(f"features.sample_frequency={options.sample_frequency}: resampling needs a whole number of Hz")
     if format != "ark" and (compress or manifest):
         raise KwsError(f"format={format}: compress=true and manifest=lhotse are of Kaldi's archives: format=ark")
