@@ -27,7 +27,8 @@ TORCH_FREE = [
     "features/__init__", "features/options", "features/framing", "features/tables", "features/kaldi_io",
     "features/online", "features/dither", "features/reference", "features/cmvn", "features/deltas", "features/pcen",
     "features/picture", "data/source", "data/espeak", "data/synthetic", "data/folder", "data/speech_commands",
-    "data/manifest", "data/kaldi",
+    "data/manifest", "data/kaldi", "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
+    "utterances", "outputs",
 ]  # fmt: skip
 SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": {"convolution", "ghost"}}
 

@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -85,12 +87,14 @@ def test_a_directory_is_read(tmp_path):
         ("segments", "ann-1 r1 0 1\nbob-1 r2 0 -1\nann-2 r1 1 2\n", r"segments, line 3: ann-2 comes after bob-1"),
         ("segments", "ann-1 r1 0 1\nann-1 r1 1 2\n", r"segments, line 2: ann-1 is there twice"),
         ("segments", "ann-1 r1 1 nan\n", r"segments, line 1: ann-1 is from 1.0 to nan s; expected"),
+        ("segments", "ann-1 r1 1 1e200\n", r"segments, line 1: ann-1 is from 1.0 to 1e\+200 s; expected"),
         ("segments", "ann-1 r1 1\n", r"segments, line 1: expected 'ann-1 <recording> <start> <end>'"),
         ("segments", "ann-1 r1 1 2 left\n", r"segments, line 1: expected 'ann-1 <recording> <start> <end>'"),
         ("segments", "ann-1 r9 1 2\n", r"segments, line 1: ann-1 is of recording r9, which is not in wav\.scp"),
         ("text", "ann-1 go on\nann-2 stop\n", r"text: no line for bob-1 of .*segments \(1 in all\).*fix_data_dir"),
         ("text", "ann-0 a\n" + GOOD["text"], r"text, line 1: ann-0 is not in .*segments"),
         ("text", "", r"text: the file is empty"),
+        ("text", "ann\u00a01 go\n", r"text, line 1: 'ann\\xa01' cannot be a key: it holds white space"),
         ("text", GOOD["text"].replace("go on", "go\u3000on"), r"text, line 1: ann-1 holds white space.* U\+3000"),
         ("text", GOOD["text"].replace("go on", "<s> go"), r"text, line 1: ann-1 holds <s>"),
         ("text", GOOD["text"] + "\n", r"text, line 4: the line is empty"),
@@ -137,8 +141,29 @@ def test_what_is_written_is_a_directory_of_some_utterances(tmp_path):
 
 
 def test_a_table_splits_at_spaces_and_tabs_alone(tmp_path):
-    (tmp_path / "text").write_text("é\u00a0x \t one  two \n")
-    assert read_table(tmp_path / "text") == {"é\u00a0x": ("one  two", f"{tmp_path}/text, line 1")}
+    (tmp_path / "text").write_text("é \t one\u00a0 two \n")
+    assert read_table(tmp_path / "text") == {"é": ("one\u00a0 two", f"{tmp_path}/text, line 1")}
+
+
+LETTERS = ["1e999", "\n\n", "", *"\0\t\n\r |:-.019aé\u00a0\u2028"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(GOOD)), st.lists(st.tuples(st.integers(0, 99), st.sampled_from(LETTERS))))
+def test_a_damaged_directory_is_read_or_refused_by_name(name, changes):
+    text = GOOD[name]
+    for at, letters in changes:
+        at %= len(text) + 1
+        text = text[:at] + letters + text[at + 1 :]
+    with tempfile.TemporaryDirectory() as folder:
+        tables(Path(folder), **(GOOD | {name: text}))
+        try:
+            directory = DataDirectory(folder)
+        except KwsError as error:
+            assert folder in str(error)  # noqa: PT017
+        else:
+            directory.write(folder, dict.fromkeys(directory.utterances, 1.5))
+            DataDirectory(folder)
 
 
 # ---- pipes
@@ -464,6 +489,21 @@ def one_by_one(call):
     return lambda computer, items: [result for item in items for result in call(computer, [item])]
 
 
+def test_programs_end_with_the_extraction(tmp_path):
+    scp = "".join(f"u{i:02d} echo {i} > {tmp_path}/began; sleep 76543 |\n" for i in range(40))
+    directory = tables(tmp_path / "d", wav_scp=scp)
+    line = [sys.executable, "-m", "kws.extract", f"input={directory}", f"output={tmp_path}/out"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*line, "allow_pipes=true", "workers=2"], env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "began").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    assert b"76543" not in subprocess.run(["ps", "-eo", "args"], capture_output=True).stdout
+
+
 class Killed(BaseException): ...
 
 
@@ -568,6 +608,12 @@ def test_channels_of_segments(tmp_path):
         np.testing.assert_array_equal(dict(read_ark(tmp_path / "out" / "feats.ark"))[key], expected)
 
 
+def test_one_warp_for_all(corpus, tmp_path):
+    extract(corpus[0], tmp_path / "out", OPTIONS, vtln_warp=0.88)
+    for key, frames in read_ark(tmp_path / "out" / "feats.ark"):
+        np.testing.assert_array_equal(frames, frames_of(corpus[0], key, warp=0.88))
+
+
 def test_warps_of_utterances_and_speakers(corpus, tmp_path):
     directory, reasons = corpus
     spoken = tmp_path / "map"
@@ -598,7 +644,8 @@ def test_warps_of_utterances_and_speakers(corpus, tmp_path):
         ({"vtln_map": "{tmp}/map"}, r"map, line 2: expected 'bob <warp factor>', a number about 1, found 'bob wide'"),
         ({"vtln_map": "{tmp}/none"}, r"none: cannot be read"),
         ({"utt2spk": "{tmp}/map"}, r"utt2spk=.*map: is for the speakers in vtln_map, which is not given"),
-        ({"vtln_map": "{tmp}/map", "options": make_options("spectrogram")}, r"warps mel filters, and these .* none"),
+        ({"vtln_map": "{tmp}/map", "options": make_options("spectrogram")}, r"warp mel filters, and these .* none"),
+        ({"vtln_warp": 1.1, "options": make_options("spectrogram")}, r"warp mel filters, and these .* none"),
         ({"compress": True, "format": "npy"}, r"format=npy: compress=true and manifest=lhotse are of Kaldi's archives"),
         ({"manifest": "lhotse", "format": "npy"}, r"format=npy: compress=true and manifest=lhotse"),
     ],

@@ -21,6 +21,7 @@ OTHERS = {
     "speakers": ("spk2gender", "spk2warp"),
     "recordings": ("reco2file_and_channel", "reco2dur"),
 }
+LONGEST = 1e9  # seconds of a recording
 _ILLEGAL = {"<s>", "</s>", "#0"}  # Kaldi's own symbols, which no transcript may hold
 
 
@@ -107,7 +108,7 @@ class DataDirectory:
             ) from None
         if recording not in self.recordings:
             raise KwsError(f"{at}: {key} is of recording {recording}, which is not in wav.scp")
-        if not 0 <= start < end or (channel or 0) < 0:
+        if not 0 <= start < end or LONGEST < max(start, end) < math.inf or (channel or 0) < 0:
             raise KwsError(f"{at}: {key} is from {start} to {end} s; expected 0 <= start < end, or an end of -1")
         end = None if end == math.inf else end
         return Utterance(key, recording, self.recordings[recording], start, end, channel, at)
@@ -240,6 +241,8 @@ def read_table(path: Path, in_order: bool = True) -> dict[str, tuple[str, str]]:
             raise KwsError(f"{at}: the line is empty" if number > 1 or len(lines) > 1 else f"{path}: the file is empty")
         if key in table:
             raise KwsError(f"{at}: {key} is there twice")
+        if key.split() != [key]:  # which would be several words to some of Kaldi's tools
+            raise KwsError(f"{at}: {key!r} cannot be a key: it holds white space")
         if in_order and key < last:
             raise KwsError(f"{at}: {key} comes after {last}; Kaldi's tables are sorted: LC_ALL=C sort {path.name}")
         table[key], last = (rest, at), key
