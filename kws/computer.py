@@ -151,7 +151,7 @@ class Computer:
                 )
             if not self.torch.isfinite(part).all():
                 raise ValueError(_not_finite(loudest))
-            values += memoryview(part.numpy())
+            values += memoryview(np.ascontiguousarray(part))
         self._check_length(n_samples)
         frames = np.frombuffer(values, np.float32).reshape(-1, self.options.dim)
         return self._done(frames, n_samples, resampled)
