@@ -140,6 +140,8 @@ def _run(listed: Iterator[Item], folder: FeatureFolder, settings: tuple, workers
                     failed.append({**key, "path": item.path, "reason": str(result)})
             folder.write(done, failed)
             tally["done"] += len(done)
+            done.clear()  # there is room for the next ones, which are made now
+            results.clear()
             bar.set_postfix_str(f"{tally['seconds'] / (time.monotonic() - began):.0f} times real time", refresh=False)
             bar.update(len(items))
     took, sound = time.monotonic() - began, tally["seconds"]

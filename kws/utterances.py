@@ -15,7 +15,7 @@ from kws.data.kaldi_directory import DataDirectory, read_table
 from kws.errors import KwsError
 
 BATCH_FILES, BATCH_BYTES = 32, 8 << 20  # of one task, whichever is reached first
-RUN_SECONDS = 3600.0  # of parts of one recording, which are one task however many they are
+RUN_SECONDS = 1800.0  # of parts of one recording, which are one task however many they are
 
 
 class Item(NamedTuple):

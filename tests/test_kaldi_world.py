@@ -431,8 +431,8 @@ def test_segments_of_a_recording_are_one_task(monkeypatch):
     item = utterances.Item("u", "/a.wav", start=0.0, end=60.0, at="segments")
     others = [utterances.Item(str(i), f"/{i}.wav", at="wav.scp") for i in range(3)]
     monkeypatch.setattr(utterances, "BATCH_FILES", 2)
-    sizes = [len(batch) for batch in utterances.batches(iter([*[item] * 5, *others, *[item] * 61, *[item] * 3]))]
-    assert sizes == [5, 2, 1 + 60, 1 + 3]  # an hour at most
+    sizes = [len(batch) for batch in utterances.batches(iter([*[item] * 5, *others, *[item] * 31, *[item] * 3]))]
+    assert sizes == [5, 2, 1 + 30, 1 + 3]  # half an hour at most
 
 
 def test_pipes_are_run_where_they_are_allowed(corpus, tmp_path):
