@@ -24,7 +24,7 @@ PATH_KEYS = {
     "path",
     "from",
     "init_from",
-    "plot",
+    "conf",
     "cache",
     "rooms",
     "json",

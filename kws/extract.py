@@ -49,6 +49,7 @@ def extract(
     resample: bool = False, allow_truncated: bool = False, retry_failed: bool = False, workers: int = 0,
     compress: bool = False, subtract_mean: bool = False, min_duration: float = 0.0, vtln_map: str | None = None,
     utt2spk: str | None = None, allow_pipes: bool = False, manifest: str | None = None, vtln_warp: float = 1.0,
+    plot: bool = False,
 ) -> int:  # fmt: skip
     """Features of the sound in `input` into the folder `output`; conf/extract.yaml explains the arguments.
 
@@ -99,6 +100,8 @@ def extract(
                     write_lhotse(folder.folder, options, _items(root, directory), directory, channel)
         except OSError as error:
             raise KwsError(f"{target}: {error.strerror}; all features are there, the same command goes on") from None
+    if plot:
+        _draw(root, directory, folder, channel)
     if format == "npy":
         print(f"read {target}/feats.npy with numpy.load(..., mmap_mode='r'); utts.jsonl says which rows are whose")
     elif manifest:
@@ -108,6 +111,20 @@ def extract(
     if folder.n_failed:
         print(f"{folder.n_failed} {noun} failed: {folder.failures} says why; retry_failed=true tries them again")
     return folder.n_failed
+
+
+def _draw(root: str, directory: DataDirectory | None, folder: FeatureFolder, channel: int | None) -> None:
+    """A picture of the first file that has features."""
+    from kws.features.picture import plot  # matplotlib takes a second to import
+
+    first = folder.table.first_key()
+    item = next((item for item in _items(root, directory) if item.key == first), None)
+    if item is None or item.is_part or isinstance(item.path, audio.Pipe):
+        print(f"plot=true draws whole files; {first} is none")
+        return
+    picture = folder.folder / "first.png"
+    plot(item.path, picture, channel=channel if item.channel is None else item.channel)
+    print(f"{picture} shows {item.key}: waveform, fbank, MFCC and deltas")
 
 
 def _items(root: str, directory: DataDirectory | None, warps: Callable[[Item], Item] | None = None) -> Iterator[Item]:
@@ -170,7 +187,7 @@ def main(cfg: DictConfig) -> None:
     for name, what in (("min_duration", "seconds, 0 or more"), ("vtln_warp", "about 1")):
         if type(cfg[name]) not in (int, float) or not 0 <= cfg[name] < math.inf:
             raise KwsError(f"{name}={cfg[name]}: expected a number, {what}")
-    for name in ("resample", "allow_truncated", "retry_failed", "compress", "subtract_mean", "allow_pipes"):
+    for name in ("resample", "allow_truncated", "retry_failed", "compress", "subtract_mean", "allow_pipes", "plot"):
         if not isinstance(cfg[name], bool):  # "no" would count as true
             raise KwsError(f"{name}={cfg[name]}: expected true or false")
     try:
@@ -185,7 +202,7 @@ def main(cfg: DictConfig) -> None:
             cfg.input, cfg.output, options, cfg.format, cfg.channel, cfg.resample, cfg.allow_truncated,
             cfg.retry_failed, cores() if cfg.workers is None else cfg.workers, cfg.compress, cfg.subtract_mean,
             float(cfg.min_duration), cfg.vtln_map, cfg.utt2spk, cfg.allow_pipes, cfg.manifest,
-            float(cfg.vtln_warp),
+            float(cfg.vtln_warp), cfg.plot,
         )  # fmt: skip
     except SystemExit:
         print("stopped; all that was done is kept, and the same command goes on from there")

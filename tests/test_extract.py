@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import speechlike
 
 from kws import audio, computer, utterances
 from kws import extract as command
@@ -348,7 +349,7 @@ def test_workers_that_are_killed_from_outside_lose_nothing(tmp_path):
 
 def test_why_workers_cannot_begin_is_said(tmp_path):
     options = make_options("fbank", num_mel_bins=300)
-    with pytest.raises(KwsError, match="features: .* cover no point"):
+    with pytest.raises(KwsError, match=r"features: .* cover no point"):
         list(ordered_map(Computer, (options, None, False, False), [[Item("a", "/a")]] * 2, 2))
 
 
@@ -589,3 +590,12 @@ def test_memory_does_not_grow_with_the_sound(tmp_path):
     assert tracemalloc.get_traced_memory()[1] < 40e6
     tracemalloc.stop()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+@pytest.mark.parametrize("format", ["ark", "npy"])
+def test_a_picture_of_the_first_file(tmp_path, format, capsys):
+    for name in ("b", "a"):
+        audio.write(tmp_path / f"{name}.wav", speechlike(8000), 16000)
+    extract(str(tmp_path), str(tmp_path / "out"), make_options(), format, plot=True)
+    assert (tmp_path / "out" / "first.png").read_bytes()[:4] == b"\x89PNG"
+    assert "first.png shows a: waveform" in capsys.readouterr().out

@@ -102,6 +102,10 @@ class _Table:
         """Writes the data, then the index."""
         raise NotImplementedError
 
+    def first_key(self) -> str | None:
+        """The key that the index begins with; None where it is empty."""
+        return next((os.fsdecode(self._key(line)) for line in whole_lines(self.paths[-1])), None)
+
     def sort(self) -> bool:
         """Puts the index into the C locale's order of keys and closes the table; whether it was in another.
 
