@@ -8,6 +8,16 @@ from kws.streaming import Chain, State, Stream, WindowedMean, initial_state, pre
 CLIP = 5.0  # standard deviations: digital silence lies at log(2^-23), far below any sound that was normalised
 
 
+class Rows(Chain):
+    """The blocks of a table, one after the other; a block that takes `source` is given the model's input too."""
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        source = x
+        for block in self:
+            x = block(x, stream, source) if getattr(block, "source", None) else block(x, stream)
+        return x
+
+
 class AcousticModel(nn.Module):
     """Frames (batch, frames, dim) to logits (batch, steps, classes), a step every `stride` frames.
 

@@ -4,66 +4,219 @@ conv_k5_s2_c64       a convolution over 5 frames with stride 2 in time to 64 cha
 ghost_k3x3_c24_e2_r3 three Ghost bottlenecks of 24 channels that expand twofold, kernel 3 (time) × 3 (frequency)
 
 k, s   kernel and stride, time×frequency; one number speaks of time alone
-d      dilation in time           c   output channels (times `width`)
-e      expansion                  g   groups
+d      dilation in time           c   output channels (times `width`); cmin: not below this, cfix: never scaled
+e      expansion                  h   the channels between, scaled as c (instead of e)
+g      groups                     b   widths of several branches, b64.96.128
 se     squeeze-excitation, hidden channels = 1/se of the block's
-r      how often the row stands; a stride is taken by the first only
+r      how often the row stands, times `depth`; a stride is taken by the first only
 res    add the block's input      and an activation's name, where it differs from the model's
+
+A further argument of a block is written by its name: `reach9`, `cheap3x3`, or `bias` alone for a flag.
 """
 
 import inspect
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from kws.blocks import kinds
-from kws.blocks.base import ACTIVATIONS
-from kws.errors import OptionError
-from kws.models.acoustic import AcousticModel
-from kws.streaming import Chain
+import torch
+from torch import Tensor
 
-_NAMES = {"k": "kernel", "s": "stride", "d": "dilation", "c": "channels", "e": "expansion", "g": "groups", "se": "se"}
+from kws.blocks import kinds
+from kws.blocks.base import ACTIVATIONS, Excitation, round_channels
+from kws.errors import OptionError
+from kws.models.acoustic import AcousticModel, Rows
+
+_NAMES = {
+    "k": "kernel", "s": "stride", "d": "dilation", "c": "channels", "e": "expansion", "h": "hidden", "g": "groups",
+    "b": "branches", "res": "residual", "se": "se",
+}  # fmt: skip
 FORMS = ("temporal", "planar")
+RULES = ("c", "cmin", "cfix")
 
 
 class TableError(OptionError):
     """A row of a block table that cannot be built: which one and why."""
 
 
-def round_channels(channels: float, divisor: int = 4) -> int:
-    """The nearest multiple of `divisor`, at least one, and not below 90 % (as MobileNet's authors round)."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+@dataclass
+class Row:
+    """A row as it was written: `fields` by the names of a block's arguments."""
+
+    text: str
+    kind: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    repeats: int | None = None  # None: not written, stands once at any depth
+    rule: str = "c"
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        return self.fields.get("stride", (1, 1))
 
 
-def decode(row: str) -> tuple[str, int, dict[str, Any]]:
-    """A row's kind, its repeats, and its fields by the names of a block's arguments."""
-    kind, *tokens = row.split("_")
-    fields, repeats = {}, 1
+def decode(text: str) -> Row:
+    """Reads a row.
+
+    Raises:
+        TableError: a token is not understood, or a size is zero.
+    """
+    kind, *tokens = str(text).split("_")
+    row = Row(text, kind)
     for token in tokens:
-        match = re.fullmatch(r"([a-z]+)([0-9.]+(?:x[0-9]+)?)?", token)
+        match = re.fullmatch(r"([a-z]+?(?=[0-9]|$))([0-9.]+(?:x[0-9]+)?)?", token)
         name, value = match.groups() if match else (token, None)
-        if value is None and name in ACTIVATIONS:
-            fields["act"] = name
-        elif value is None and name == "res":
-            fields["residual"] = True
-        elif value and name == "r" and value.isdigit():
-            repeats = int(value)
-        elif value and name in ("k", "s") and re.fullmatch(r"[0-9]+(x[0-9]+)?", value):
-            time, _, frequency = value.partition("x")
-            fields[_NAMES[name]] = (int(time), int(frequency or 1))
-        elif value and name in ("d", "c", "g") and value.isdigit():
-            fields[_NAMES[name]] = int(value)
-        elif value and name in ("e", "se") and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-            fields[_NAMES[name]] = float(value)
+        if match is None:
+            known = ", ".join([*_NAMES, "r", *ACTIVATIONS])
+            raise TableError(f"row {text!r}: {token!r} is not understood; fields are {known}")
+        if value is None:
+            row.fields.update({"act": name} if name in ACTIVATIONS else {_NAMES.get(name, name): True})
+            continue
+        try:
+            number = _number(name, value)
+        except ValueError:
+            raise TableError(f"row {text!r}: {token!r} is not understood; {name} takes no {value!r}") from None
+        if min(number if isinstance(number, tuple) else (number,)) <= 0:
+            raise TableError(f"row {text!r}: sizes start at 1")
+        if name == "r":
+            row.repeats = number
+        elif name in RULES:
+            row.rule, row.fields["channels"] = name, number
         else:
-            known = ", ".join([*_NAMES, "r", "res", *ACTIVATIONS])
-            raise TableError(f"row {row!r}: {token!r} is not understood; fields are {known}")
-    if repeats < 1 or 0 in [
-        value for field in fields.values() for value in (field if isinstance(field, tuple) else [field])
-    ]:
-        raise TableError(f"row {row!r}: sizes start at 1")
-    return kind, repeats, fields
+            row.fields[_NAMES.get(name, name)] = number
+    return row
+
+
+def _number(name: str, value: str) -> int | float | tuple[int, ...]:
+    if name in ("k", "s"):
+        time, _, frequency = value.partition("x")
+        return int(time), int(frequency or 1)
+    if name == "b":
+        return tuple(int(width) for width in value.split("."))
+    if "x" in value:
+        return tuple(int(size) for size in value.split("x"))
+    return float(value) if name in ("e", "se") or "." in value else int(value)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What turns a table into a model of a size.
+
+    width, depth: factors on channels and on repeats (rounded up, as in EfficientNet).
+    phi: EfficientNet's compound coefficient (arXiv:1905.11946, equation 3): width times 1.1^φ and depth times 1.2^φ.
+    divisor, limit: scaled channels are multiples of `divisor`, and not below `limit` of what they round.
+    widths: where a paper lists channels instead of a rule: by width, one number for each row that has c.
+    act, excite: the model's activation and the conventions of its squeeze-excitation (see `Excitation`).
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    phi: float = 0.0
+    divisor: int = 4
+    limit: float = 0.9
+    widths: Mapping[float, list[int]] | None = None
+    act: str = "relu"
+    excite: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.act not in ACTIVATIONS:
+            raise TableError(f"act={self.act!r}: choose one of {', '.join(ACTIVATIONS)}")
+        if not (self.width > 0 and self.depth > 0 and self.divisor > 0):
+            raise TableError(f"width={self.width}, depth={self.depth}, divisor={self.divisor}: all are above 0")
+
+    def channels(self, channels: float, rule: str = "c") -> int:
+        if rule == "cfix":
+            return int(channels)
+        width = self.width * 1.1**self.phi
+        return round_channels(channels * (max(1.0, width) if rule == "cmin" else width), self.divisor, self.limit)
+
+    def repeats(self, repeats: int | None) -> int:
+        return 1 if repeats is None else math.ceil(round(self.depth * 1.2**self.phi * repeats, 6))
+
+    def listed(self, rows: list[Row]) -> list[Row]:
+        """The rows with the channels that the paper lists for this width, if it does."""
+        if self.widths is None:
+            return rows
+        lists = {float(width): list(channels) for width, channels in self.widths.items()}
+        if float(self.width) not in lists:
+            raise TableError(f"width={self.width}: this table is listed at {', '.join(map(str, sorted(lists)))} only")
+        wide, channels = [row for row in rows if "channels" in row.fields], lists[float(self.width)]
+        if len(wide) != len(channels):
+            raise TableError(f"widths of {self.width}: {len(channels)} numbers for {len(wide)} rows that have c")
+        for row, number in zip(wide, channels, strict=True):
+            row.fields["channels"], row.rule = number, "cfix"
+        return rows
+
+
+def assemble(table: Iterable[str], example: Tensor, scale: Scale, window: Callable[[int], int] = lambda _: 1) -> Rows:
+    """The blocks of a table.
+
+    Args:
+        example: what the model reads, (1, channels, bands, frames): every row is tried on it.
+        window: steps in the mean of the last second, at a stride in time.
+
+    Raises:
+        TableError: a row cannot be built, or not on what stands before it.
+    """
+    known, blocks, time, frequency, x = kinds(), Rows(), 1, 1, example
+    for number, row in enumerate(scale.listed([decode(row) for row in table]), 1):
+        where = f"row {number}, {row.text!r}"
+        if row.kind not in known:
+            raise TableError(f"{where}: no block {row.kind!r}; there are {', '.join(sorted(known))}")
+        block, fields = known[row.kind], dict(row.fields)
+        takes = inspect.signature(block.__init__).parameters
+        fields["channels"] = scale.channels(fields["channels"], row.rule) if "channels" in fields else None
+        if "branches" in fields:
+            fields["branches"] = tuple(scale.channels(width) for width in fields["branches"])
+        if "hidden" in fields:
+            fields["hidden"] = scale.channels(fields["hidden"])
+        flat = {value[1] for value in fields.values() if isinstance(value, tuple) and len(value) == 2}
+        if example.shape[2] == 1 and max({row.stride[1], *flat} if "branches" not in fields else {1}) > 1:
+            raise TableError(f"{where}: the temporal form has one band; kernel and stride are k9, s2")
+        for repeat in range(scale.repeats(row.repeats)):
+            given = {"act": scale.act, **fields}
+            if repeat:
+                given["stride"] = (1, 1)
+            time, frequency = time * given.get("stride", (1, 1))[0], frequency * given.get("stride", (1, 1))[1]
+            try:
+                blocks.append(_block(block, takes, x.shape[1], given, scale, (window(time), time, frequency), example))
+                with torch.no_grad():
+                    x = blocks[-1].eval()(x, None, example) if "source" in takes else blocks[-1].eval()(x, None)
+            except (ValueError, TypeError, RuntimeError) as error:
+                raise TableError(f"{where}: {str(error).splitlines()[0]}") from None
+            if 0 in x.shape:
+                raise TableError(f"{where}: nothing is left of {tuple(example.shape[2:])} (bands, frames)")
+    if not len(blocks):
+        raise TableError("the table has no rows")
+    return blocks.train()
+
+
+def _block(block, takes, c_in, given, scale, place, example):
+    """One block from a row's fields and what the rows before it made of the input."""
+    window, time, frequency = place
+    if given["channels"] is None:
+        del given["channels"]
+        if "channels" in takes:
+            given["channels"] = c_in
+    if "expansion" in given and "hidden" in takes and "expansion" not in takes:
+        given["hidden"] = round_channels(c_in * given.pop("expansion"), scale.divisor, scale.limit)
+    if "act" not in takes:
+        del given["act"]
+    if "se" in given:
+        given["se"] = Excitation(given["se"], window, **scale.excite)
+    if "window" in takes:
+        given["window"] = window
+    if "source" in takes:
+        given["source"] = (example.shape[1], (time, frequency))
+    if given.get("stride") == (1, 1) and "stride" not in takes:
+        del given["stride"]
+    if unknown := sorted(set(given) - set(takes)):
+        raise ValueError(f"{block.kind} takes no {', '.join(unknown)}")
+    needed = [n for n, p in takes.items() if p.default is p.empty and n not in ("self", "c_in", *given)]
+    if needed:
+        raise ValueError(f"{block.kind} needs {', '.join(needed)}")
+    return block(c_in, **given)
 
 
 def build(
@@ -71,11 +224,10 @@ def build(
     n_features: int,
     n_classes: int,
     form: str = "temporal",
-    width: float = 1.0,
-    act: str = "relu",
     window_ms: float = 1000.0,
     dropout: float = 0.1,
     shift_ms: float = 10.0,
+    **scale,
 ) -> AcousticModel:
     """Builds a table's model.
 
@@ -83,40 +235,29 @@ def build(
         table: rows, input first.
         n_features, n_classes: columns of a frame; labels.
         form: "temporal" takes the features as channels of one band; "planar" is a map of time × frequency.
-        width: factor on every row's channels.
         window_ms: span of the mean before the classifier, and of squeeze-excitation's.
         shift_ms: from one frame to the next.
+        scale: width, depth and conventions, as in `Scale`.
+
+    Raises:
+        TableError: a row and what is wrong with it.
     """
     if form not in FORMS:
         raise TableError(f"form={form!r}: choose one of {', '.join(FORMS)}")
-    if act not in ACTIVATIONS:
-        raise TableError(f"act={act!r}: choose one of {', '.join(ACTIVATIONS)}")
-    known, blocks, stride = kinds(), [], 1
-    channels, bands = (n_features, 1) if form == "temporal" else (1, n_features)
-    for number, row in enumerate(table, 1):
-        kind, repeats, fields = decode(row)
-        if kind not in known:
-            raise TableError(f"row {number}, {row!r}: no block {kind!r}; there are {', '.join(sorted(known))}")
-        takes = inspect.signature(known[kind].__init__).parameters
-        if unknown := sorted(set(fields) - set(takes)):
-            raise TableError(f"row {number}, {row!r}: {kind} takes no {', '.join(unknown)}")
-        fields = {"act": act, **fields, "channels": round_channels(fields.get("channels", channels) * width)}
-        for repeat in range(repeats):
-            if repeat:
-                fields["stride"] = (1, 1)
-            time, frequency = fields.get("stride", (1, 1))
-            if form == "temporal" and fields.get("kernel", (1, 1))[1] * frequency > 1:
-                raise TableError(f"row {number}, {row!r}: the temporal form has one band; kernel and stride are k9, s2")
-            if "window" in takes:  # a block that strides excites after its stride
-                fields["window"] = steps(window_ms, shift_ms * stride * time)
-            try:
-                blocks.append(known[kind](channels, **fields))
-            except (ValueError, TypeError) as error:
-                raise TableError(f"row {number}, {row!r}: {error}") from None
-            channels, stride, bands = fields["channels"], stride * time, -(-bands // frequency)
-    window = steps(window_ms, shift_ms * stride)
+    rows = [decode(row) for row in table]
+    stride = math.prod(row.stride[0] for row in rows)
+    example = torch.zeros((1, n_features, 1, stride) if form == "temporal" else (1, 1, n_features, stride))
+
+    def window(stride: int) -> int:
+        return steps(window_ms, shift_ms * stride)
+
+    blocks = assemble((row.text for row in rows), example, Scale(**scale), window)
+    with torch.no_grad():
+        channels = blocks.eval()(example).shape[1]
+    pooled = any(row.kind == "pool" for row in rows)  # the table says itself where its mean stands
     return AcousticModel(
-        Chain(*blocks), n_features, channels, n_classes, form == "planar", stride, window, dropout
+        blocks.train(), n_features, channels, n_classes, form == "planar", stride, 1 if pooled else window(stride),
+        dropout,
     )  # fmt: skip
 
 
