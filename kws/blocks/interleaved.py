@@ -1,8 +1,6 @@
 """Interleaved group convolutions: grouped convolutions in a row whose groups complement each other, so that together
 they reach every channel from every channel."""
 
-import math
-
 from torch import Tensor, nn
 
 from kws.blocks.base import BatchNorm, Block, ConvNorm, activation, check, shuffle
@@ -29,9 +27,19 @@ class Interleaved(Block):
         return self.act(self.norm(shuffle(y, self.members)))
 
 
+def near_equal_factors(number: int, count: int) -> list[int]:
+    """`count` factors of `number`, each the divisor of what is left that is nearest to the equal share."""
+    factors = []
+    for left in range(count, 1, -1):
+        share = number ** (1 / left)
+        factors.append(min((d for d in range(1, number + 1) if number % d == 0), key=lambda d, share=share: abs(d - share)))
+        number //= factors[-1]
+    return [*factors, number]
+
+
 class InterleavedSparse(Block):
     """IGCV2: `n` grouped convolutions, the first spatial and channel by channel, the others pointwise with groups of
-    C^(1/(n−1)) channels and permutations so that their product is dense (Xie et al. 2018, arXiv:1804.06202, figure 2
+    C^(1/(n−1)) channels (the divisors nearest to it) and permutations so that their product is dense (Xie et al. 2018, arXiv:1804.06202, figure 2
     and section 3.2). C = 64 with n = 4 keeps 768 of 4096 pointwise weights."""
 
     kind = "igc2"
@@ -39,10 +47,7 @@ class InterleavedSparse(Block):
     def __init__(self, c_in, channels, kernel=(3, 3), stride=(1, 1), dilation=1, n=3, act="relu"):
         super().__init__()
         check(n > 1, f"{n} convolutions: a spatial one and at least one pointwise are needed")
-        size = round(channels ** (1 / (n - 1)))
-        sizes = [size] * (n - 2)
-        check(channels % math.prod(sizes) == 0, f"{channels} channels are no product of {n - 1} whole group sizes")
-        self.sizes = [*sizes, channels // math.prod(sizes)]  # their product is the channels: each output sees each
+        self.sizes = near_equal_factors(channels, n - 1)  # their product is the channels: each output sees each input
         self.spatial = CausalConv(c_in, c_in, kernel, stride, dilation, groups=c_in)
         self.match = ConvNorm(c_in, channels, act="linear") if c_in != channels else None
         self.pointwise = nn.ModuleList(CausalConv(channels, channels, groups=channels // s) for s in self.sizes)
