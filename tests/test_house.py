@@ -28,7 +28,8 @@ TORCH_FREE = [
     "features/framing", "features/tables", "features/kaldi_io", "data/source", "data/espeak", "data/synthetic",
     "data/folder", "data/speech_commands", "data/manifest", "data/kaldi",
 ]  # fmt: skip
-SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": {"convolution", "ghost"}}
+BLOCKS = {path.stem for path in (ROOT / "kws" / "blocks").glob("*.py")} - {"__init__", "base"}
+SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": BLOCKS}
 
 
 def imports(path, top_only=False) -> set[str]:

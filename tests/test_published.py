@@ -8,6 +8,8 @@ import yaml
 from conftest import run
 
 from kws.cost import read_table, sizes
+from kws.errors import OptionError
+from kws.models.builder import TableError
 from kws.models.cost import image_cost
 
 TABLES = sorted((Path(__file__).parent / "tables").glob("*.yaml"))
@@ -35,5 +37,16 @@ def test_the_command_reads_a_table():
     table = str(next(path for path in TABLES if path.stem == "mobilenetv2"))
     out = run(f"table={table}", "input=3x224x224", "width=0.5", "json=true", module="kws.cost").stdout
     assert json.loads(out)["parameters"] == 1_968_680
-    assert "no such file" in run("table=nowhere.yaml", module="kws.cost", check=False).stderr
-    assert "3x224x224" in run(f"table={table}", "input=3x224", module="kws.cost", check=False).stderr
+
+
+def test_what_is_no_table_is_said(tmp_path):
+    (tmp_path / "other.yaml").write_text("width: 2")
+    with pytest.raises(OptionError, match="no such file"):
+        read_table(tmp_path / "nowhere.yaml")
+    with pytest.raises(OptionError, match="no list `table`"):
+        read_table(tmp_path / "other.yaml")
+    for text in ("3x224", "3x0x224", "big"):
+        with pytest.raises(OptionError, match="3x224x224"):
+            sizes(text)
+    with pytest.raises(TableError, match=r"row 2.*nothing is left|row 2.*[Kk]ernel"):
+        image_cost(["conv_k3x3_s2x2_c8", "conv_k3x3_c8_valid"], (3, 3, 3))
