@@ -66,7 +66,9 @@ def main(cfg: DictConfig) -> None:
             model = instantiate(cfg.model, **given)
         else:
             settings = read_table(cfg.table)
-            model = build(**{name: value for name, value in settings.items() if name not in ("_target_", "bias")} | given)
+            model = build(
+                **{name: value for name, value in settings.items() if name not in ("_target_", "bias")} | given
+            )
         result = cost(model, options.frame_shift, options.frame_length)
     print(json.dumps(dataclasses.asdict(result)) if str(cfg.json).lower() == "true" else result.table())
 

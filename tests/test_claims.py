@@ -104,7 +104,9 @@ def test_factorised_kernels():
     five, small = (kind(c, branches, (5, 5)).branches[2][1:] for kind in (Inception, InceptionTwice))
     assert weights(small) / weights(five) == 0.72
     for n in (3, 5, 7):
-        assert weights(Chain(*asymmetric(c, c, (n, n), "relu"))) / weights(ConvNorm(c, c, (n, n))) == pytest.approx(2 / n)
+        assert weights(Chain(*asymmetric(c, c, (n, n), "relu"))) / weights(ConvNorm(c, c, (n, n))) == pytest.approx(
+            2 / n
+        )
 
 
 @torch.no_grad()

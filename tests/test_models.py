@@ -122,6 +122,13 @@ def test_macs_of_a_known_layer():
     [
         (["conv_k3_c8", "gohst_k3_c8"], "row 2.*no block 'gohst'; there are.*ghost"),
         (["conv_k3_q8"], "row 1.*conv takes no q"),
+        (["conv_k3_c8_c9"], "row 1.*channels stands twice"),
+        (["conv_k3_c8_bias2"], "bias is a flag"),
+        (["conv_k3_c8_d1.5"], "'d1.5' is not understood"),
+        (["conv_k3_c8", "xception_k3_c8_n"], "row 2.*n is written like 2"),
+        (["mb_k3_c8_h8_e2"], "one is enough"),
+        (["ds_k3_c8_window3"], "ds takes no window"),
+        ("conv_k3_c8", "list of strings"),
         (["conv_k3_8"], "'8' is not understood"),
         (["conv_k3_c8_se4"], "conv takes no se"),
         (["conv_c8", "mb_k3_c8"], "row 2.*mb needs hidden"),

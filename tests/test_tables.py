@@ -50,7 +50,10 @@ def rows(draw, planar: bool):
 def tables(draw):
     planar = draw(st.booleans())
     table = draw(st.lists(rows(planar), min_size=1, max_size=4))
-    return {"table": ["conv_k3x3_s1x2_c16" if planar else "conv_k3_c16", *table], "form": ["temporal", "planar"][planar]}
+    return {
+        "table": ["conv_k3x3_s1x2_c16" if planar else "conv_k3_c16", *table],
+        "form": ["temporal", "planar"][planar],
+    }
 
 
 def test_every_kind_is_drawn_or_has_a_reason_not_to():
@@ -66,7 +69,9 @@ def test_valid_tables_stream(table, width, seed):
     try:
         model = build(**table, n_features=16, n_classes=3, width=width, window_ms=200, act="relu").eval()
     except TableError as error:  # groups that meet other widths than they divide, a stride without new channels
-        assert re.search(r"row \d+, '.*': .*(divi|grow|stay|factor|halv|half|branch|are no|smaller than kernel)", str(error))
+        assert re.search(
+            r"row \d+, '.*': .*(divi|grow|stay|factor|halv|half|branch|are no|smaller than kernel)", str(error)
+        )
         return
     frames = torch.randn(2, 5 * model.stride + 1, 16)
     whole, state, out = model(frames), model.initial_state(2), []

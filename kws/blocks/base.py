@@ -84,9 +84,7 @@ class RepConv(nn.Module):
     convolution, a 1×1 one, and the identity where shapes agree, each with batch norm (RepVGG: Ding et al. 2021,
     arXiv:2101.03697, figure 4; several copies: MobileOne, arXiv:2206.04040, figure 3). See `kws.models.fold`."""
 
-    def __init__(
-        self, c_in, c_out, kernel=(1, 1), stride=(1, 1), dilation=1, groups=1, act="relu", copies=2
-    ):
+    def __init__(self, c_in, c_out, kernel=(1, 1), stride=(1, 1), dilation=1, groups=1, act="relu", copies=2):
         super().__init__()
         self.spec = {"kernel": kernel, "stride": stride, "dilation": dilation, "groups": groups}
         branches = [ConvNorm(c_in, c_out, **self.spec, act="linear") for _ in range(copies)]

@@ -32,7 +32,9 @@ def near_equal_factors(number: int, count: int) -> list[int]:
     factors = []
     for left in range(count, 1, -1):
         share = number ** (1 / left)
-        factors.append(min((d for d in range(1, number + 1) if number % d == 0), key=lambda d, share=share: abs(d - share)))
+        factors.append(
+            min((d for d in range(1, number + 1) if number % d == 0), key=lambda d, share=share: abs(d - share))
+        )
         number //= factors[-1]
     return [*factors, number]
 

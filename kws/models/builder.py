@@ -25,16 +25,17 @@ import torch
 from torch import Tensor
 
 from kws.blocks import kinds
-from kws.blocks.base import ACTIVATIONS, Excitation, round_channels
+from kws.blocks.base import ACTIVATIONS, Block, Excitation, round_channels
 from kws.errors import OptionError
 from kws.models.acoustic import AcousticModel, Rows
 
 _NAMES = {
-    "k": "kernel", "s": "stride", "d": "dilation", "c": "channels", "e": "expansion", "h": "hidden", "g": "groups",
-    "b": "branches", "res": "residual", "se": "se",
+    "k": "kernel", "s": "stride", "d": "dilation", "c": "channels", "cmin": "channels", "cfix": "channels",
+    "e": "expansion", "h": "hidden", "g": "groups", "b": "branches", "res": "residual", "se": "se", "r": "repeats",
 }  # fmt: skip
+_PATTERNS = {"k": "#(x#)?", "s": "#(x#)?", "e": "#([.]#)?", "se": "#([.]#)?", "b": "#([.]#)*", "res": ""}
+_OF_THE_BUILDER = {"c_in", "act", "window", "source", "bands"}  # arguments of blocks that a row does not write
 FORMS = ("temporal", "planar")
-RULES = ("c", "cmin", "cfix")
 
 
 class TableError(OptionError):
@@ -50,53 +51,64 @@ class Row:
     fields: dict[str, Any] = field(default_factory=dict)
     repeats: int | None = None  # None: not written, stands once at any depth
     rule: str = "c"
+    where: str = ""
 
     @property
     def stride(self) -> tuple[int, int]:
         return self.fields.get("stride", (1, 1))
 
 
-def decode(text: str) -> Row:
-    """Reads a row.
+def decode(text: str, where: str = "") -> Row:
+    """Reads a row; `where` begins what is said of a mistake.
 
     Raises:
-        TableError: a token is not understood, or a size is zero.
+        TableError: a token is not understood, stands twice, or a size is zero.
     """
+    where = where or f"row {text!r}"
     kind, *tokens = str(text).split("_")
-    row = Row(text, kind)
+    row = Row(text, kind, where=where)
     for token in tokens:
-        match = re.fullmatch(r"([a-z]+?(?=[0-9]|$))([0-9.]+(?:x[0-9]+)?)?", token)
-        name, value = match.groups() if match else (token, None)
-        if match is None:
-            known = ", ".join([*_NAMES, "r", *ACTIVATIONS])
-            raise TableError(f"row {text!r}: {token!r} is not understood; fields are {known}")
-        if value is None:
-            row.fields.update({"act": name} if name in ACTIVATIONS else {_NAMES.get(name, name): True})
-            continue
-        try:
-            number = _number(name, value)
-        except ValueError:
-            raise TableError(f"row {text!r}: {token!r} is not understood; {name} takes no {value!r}") from None
-        if min(number if isinstance(number, tuple) else (number,)) <= 0:
-            raise TableError(f"row {text!r}: sizes start at 1")
-        if name == "r":
+        match = re.fullmatch(r"([a-z]+)([0-9][0-9.x]*)?", token)
+        name, value = match.groups(default="") if match else (token, "")
+        pattern = _PATTERNS.get(name, "#" if name in _NAMES else "(#(([.]|x)#)?)?").replace("#", "[0-9]+")
+        full = "act" if name in ACTIVATIONS and not value else _NAMES.get(name, name)
+        if match is None or not re.fullmatch(pattern, value):
+            known = ", ".join([*_NAMES, *ACTIVATIONS])
+            raise TableError(f"{where}: {token!r} is not understood; fields are {known}, and a block's own")
+        number = _number(name, value)
+        if number is not True and min(number if isinstance(number, tuple) else (number,)) <= 0:
+            raise TableError(f"{where}: {token!r}: sizes start at 1")
+        if full in row.fields or (full == "repeats" and row.repeats):
+            raise TableError(f"{where}: {full} stands twice")
+        if full == "repeats":
             row.repeats = number
-        elif name in RULES:
-            row.rule, row.fields["channels"] = name, number
         else:
-            row.fields[_NAMES.get(name, name)] = number
+            row.fields[full] = name if full == "act" else number
+            row.rule = name if full == "channels" else row.rule
     return row
 
 
-def _number(name: str, value: str) -> int | float | tuple[int, ...]:
-    if name in ("k", "s"):
-        time, _, frequency = value.partition("x")
-        return int(time), int(frequency or 1)
+def _number(name: str, value: str) -> bool | int | float | tuple[int, ...]:
+    if not value:
+        return True
     if name == "b":
         return tuple(int(width) for width in value.split("."))
     if "x" in value:
         return tuple(int(size) for size in value.split("x"))
+    if name in ("k", "s"):
+        return int(value), 1
     return float(value) if name in ("e", "se") or "." in value else int(value)
+
+
+def read(table: Iterable[str]) -> list[Row]:
+    """The rows of a table.
+
+    Raises:
+        TableError: a row cannot be read, or there is none.
+    """
+    if isinstance(table, str) or not (rows := list(table)):
+        raise TableError(f"the table has no rows: {table!r}; it is a list of strings")
+    return [decode(row, f"row {number}, {row!r}") for number, row in enumerate(rows, 1)]
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ class Scale:
         return rows
 
 
-def assemble(table: Iterable[str], example: Tensor, scale: Scale, window: Callable[[int], int] = lambda _: 1) -> Rows:
+def assemble(rows: list[Row], example: Tensor, scale: Scale, window: Callable[[int], int] = lambda _: 1) -> Rows:
     """The blocks of a table.
 
     Args:
@@ -160,63 +172,68 @@ def assemble(table: Iterable[str], example: Tensor, scale: Scale, window: Callab
         TableError: a row cannot be built, or not on what stands before it.
     """
     known, blocks, time, frequency, x = kinds(), Rows(), 1, 1, example
-    for number, row in enumerate(scale.listed([decode(row) for row in table]), 1):
-        where = f"row {number}, {row.text!r}"
+    for row in scale.listed(rows):
         if row.kind not in known:
-            raise TableError(f"{where}: no block {row.kind!r}; there are {', '.join(sorted(known))}")
-        block, fields = known[row.kind], dict(row.fields)
-        takes = inspect.signature(block.__init__).parameters
-        fields["channels"] = scale.channels(fields["channels"], row.rule) if "channels" in fields else None
-        if "branches" in fields:
-            fields["branches"] = tuple(scale.channels(width) for width in fields["branches"])
-        if "hidden" in fields:
-            fields["hidden"] = scale.channels(fields["hidden"])
-        flat = {value[1] for value in fields.values() if isinstance(value, tuple) and len(value) == 2}
-        if example.shape[2] == 1 and max({row.stride[1], *flat} if "branches" not in fields else {1}) > 1:
-            raise TableError(f"{where}: the temporal form has one band; kernel and stride are k9, s2")
+            raise TableError(f"{row.where}: no block {row.kind!r}; there are {', '.join(sorted(known))}")
+        pairs = [value for name, value in row.fields.items() if isinstance(value, tuple) and name != "branches"]
+        if example.shape[2] == 1 and any(pair[1] > 1 for pair in pairs):
+            raise TableError(f"{row.where}: the temporal form has one band; kernel and stride are k9, s2")
         for repeat in range(scale.repeats(row.repeats)):
-            given = {"act": scale.act, **fields}
-            if repeat:
-                given["stride"] = (1, 1)
-            time, frequency = time * given.get("stride", (1, 1))[0], frequency * given.get("stride", (1, 1))[1]
+            given = {**row.fields, "stride": row.stride if repeat == 0 else (1, 1)}
+            time, frequency = time * given["stride"][0], frequency * given["stride"][1]
+            place = {"window": window(time), "bands": x.shape[2], "source": (example.shape[1], (time, frequency))}
             try:
-                blocks.append(_block(block, takes, x.shape[1], given, scale, (window(time), time, frequency), example))
+                block = _block(known[row.kind], x.shape[1], given, row.rule, scale, place)
                 with torch.no_grad():
-                    x = blocks[-1].eval()(x, None, example) if "source" in takes else blocks[-1].eval()(x, None)
+                    x = block.eval()(x, None, example) if getattr(block, "source", None) else block.eval()(x, None)
             except (ValueError, TypeError, RuntimeError) as error:
-                raise TableError(f"{where}: {str(error).splitlines()[0]}") from None
+                raise TableError(f"{row.where}: {str(error).splitlines()[0]}") from None
             if 0 in x.shape:
-                raise TableError(f"{where}: nothing is left of {tuple(example.shape[2:])} (bands, frames)")
-    if not len(blocks):
-        raise TableError("the table has no rows")
+                raise TableError(f"{row.where}: nothing is left of {tuple(example.shape[2:])} (bands, frames)")
+            blocks.append(block)
     return blocks.train()
 
 
-def _block(block, takes, c_in, given, scale, place, example):
-    """One block from a row's fields and what the rows before it made of the input."""
-    window, time, frequency = place
-    if given["channels"] is None:
-        del given["channels"]
-        if "channels" in takes:
-            given["channels"] = c_in
-    if "expansion" in given and "hidden" in takes and "expansion" not in takes:
-        given["hidden"] = round_channels(c_in * given.pop("expansion"), scale.divisor, scale.limit)
-    if "act" not in takes:
-        del given["act"]
-    if "se" in given:
-        given["se"] = Excitation(given["se"], window, **scale.excite)
-    if "window" in takes:
-        given["window"] = window
-    if "source" in takes:
-        given["source"] = (example.shape[1], (time, frequency))
-    if given.get("stride") == (1, 1) and "stride" not in takes:
+def _block(block: type[Block], c_in: int, given: dict, rule: str, scale: Scale, place: dict) -> Block:
+    """One block from a row's fields; `place` is what it may ask of what stands before it."""
+    takes = inspect.signature(block.__init__).parameters
+    if given["stride"] == (1, 1) and "stride" not in takes:
         del given["stride"]
-    if unknown := sorted(set(given) - set(takes)):
+    if "channels" in given:
+        given["channels"] = scale.channels(given["channels"], rule)
+    elif "channels" in takes:
+        given["channels"] = c_in
+    if "branches" in given:
+        given["branches"] = tuple(map(scale.channels, given["branches"]))
+    if "hidden" in given and "expansion" in given:
+        raise ValueError("h and e both say how wide the middle is; one is enough")
+    if "hidden" in given:
+        given["hidden"] = scale.channels(given["hidden"])
+    elif "expansion" in given and "hidden" in takes and "expansion" not in takes:
+        given["hidden"] = round_channels(c_in * given.pop("expansion"), scale.divisor, scale.limit)
+    if unknown := sorted(name for name in given if name not in takes or name in _OF_THE_BUILDER - {"act"}):
         raise ValueError(f"{block.kind} takes no {', '.join(unknown)}")
-    needed = [n for n, p in takes.items() if p.default is p.empty and n not in ("self", "c_in", *given)]
-    if needed:
-        raise ValueError(f"{block.kind} needs {', '.join(needed)}")
+    for name, value in given.items():
+        usual = takes[name].default
+        if isinstance(usual, bool | int | float | tuple) and not _alike(value, usual):
+            raise ValueError(f"{name} is {'a flag' if usual is False else f'written like {usual}'}, not {value}")
+    if "se" in given:
+        given["se"] = Excitation(given["se"], place["window"], **scale.excite)
+    if "act" in takes:
+        given.setdefault("act", scale.act)
+    given |= {name: value for name, value in place.items() if name in takes}
+    if needed := [n for n, p in takes.items() if p.default is p.empty and n not in ("self", "c_in", *given)]:
+        written = ["hidden (h64, or e2 of the input's)" if name == "hidden" else name for name in needed]
+        raise ValueError(f"{block.kind} needs {', '.join(written)}")
     return block(c_in, **given)
+
+
+def _alike(value, usual) -> bool:
+    if isinstance(usual, bool) or isinstance(value, bool):
+        return isinstance(usual, bool) and isinstance(value, bool)
+    return isinstance(value, tuple) == isinstance(usual, tuple) and (
+        isinstance(value, int) or not isinstance(usual, int)
+    )
 
 
 def build(
@@ -244,14 +261,14 @@ def build(
     """
     if form not in FORMS:
         raise TableError(f"form={form!r}: choose one of {', '.join(FORMS)}")
-    rows = [decode(row) for row in table]
+    rows, scale = read(table), Scale(**scale)
     stride = math.prod(row.stride[0] for row in rows)
     example = torch.zeros((1, n_features, 1, stride) if form == "temporal" else (1, 1, n_features, stride))
 
     def window(stride: int) -> int:
         return steps(window_ms, shift_ms * stride)
 
-    blocks = assemble((row.text for row in rows), example, Scale(**scale), window)
+    blocks = assemble(rows, example, scale, window)
     with torch.no_grad():
         channels = blocks.eval()(example).shape[1]
     pooled = any(row.kind == "pool" for row in rows)  # the table says itself where its mean stands

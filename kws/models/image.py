@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kws.models.acoustic import Rows
-from kws.models.builder import Scale, assemble
+from kws.models.builder import Scale, assemble, read
 from kws.streaming import centre
 
 
@@ -31,7 +31,7 @@ def build_image(
         TableError: a row and what is wrong with it.
     """
     channels, height, width = input
-    blocks = assemble(table, torch.zeros(1, channels, height, width), Scale(**scale))
+    blocks = assemble(read(table), torch.zeros(1, channels, height, width), Scale(**scale))
     with torch.no_grad():
         last = blocks.eval()(torch.zeros(1, channels, height, width)).shape[1]
     return ImageModel(blocks.train(), last, n_classes, bias)
