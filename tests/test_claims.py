@@ -13,7 +13,7 @@ from kws.blocks.convolution import Separable, SeparableConv
 from kws.blocks.csp import PyramidPool
 from kws.blocks.ghost import GhostModule
 from kws.blocks.inception import Inception, InceptionTwice, asymmetric
-from kws.blocks.interleaved import Interleaved, InterleavedInverted, InterleavedSparse
+from kws.blocks.interleaved import Interleaved, InterleavedInverted, InterleavedSparse, near_equal_factors
 from kws.blocks.inverted import InvertedResidual
 from kws.blocks.pyramid import DepthwisePyramid, Pyramid
 from kws.blocks.residual import Bottleneck
@@ -87,6 +87,8 @@ def test_sparse_interleaving_is_dense_with_few_weights():
     for layer in block.pointwise:
         nn.init.uniform_(layer.weight, 0.5, 1)
     assert reached(lambda x: block(x), 64).all()
+    assert near_equal_factors(12, 2) == [3, 4]
+    assert near_equal_factors(7, 2) == [1, 7]
     block.sizes, block.pointwise = block.sizes[:2], block.pointwise[:2]
     assert reached(lambda x: block(x), 64).sum() == 64 * 16  # one convolution fewer leaves gaps
 
@@ -195,7 +197,8 @@ def test_three_pools_in_a_row_are_three_sizes_in_parallel():
 
 
 def test_compound_scaling_doubles_almost():
-    assert 1.2 * 1.1**2 * 1.15**2 == pytest.approx(1.92, abs=0.01)
+    doubled = 1.2 * 1.1**2 * 1.15**2  # α·β²·γ², said to be about 2
+    assert doubled == pytest.approx(1.92, abs=0.01)
     assert Scale(phi=1).channels(100) == Scale(width=1.1).channels(100)
     assert Scale(phi=3).repeats(2) == math.ceil(2 * 1.2**3)
 

@@ -7,9 +7,9 @@ import torch
 from conftest import config
 from hydra.utils import instantiate
 
+from kws.blocks.base import BatchNorm, ConvNorm, round_channels
 from kws.config import conf_dir
 from kws.models import build, fold
-from kws.blocks.base import BatchNorm, ConvNorm, round_channels
 from kws.models.builder import TableError, decode
 from kws.models.cost import cost
 from kws.streaming import Stateful
@@ -166,7 +166,7 @@ def test_width_depth_and_their_rules():
     assert widths(*rows, width=2.0, depth=1.2, divisor=8) == [64, 128, 128, 128, 128, 128, 128, 20]
     assert widths(*rows, phi=2) == widths(*rows, width=1.1**2, depth=1.2**2)
     assert widths("conv_c8", "conv_c8", width=0.5, widths={0.5: [6, 7]}) == [6, 7]
-    with pytest.raises(TableError, match="listed at 0.5 only"):
+    with pytest.raises(TableError, match=r"listed at 0\.5 only"):
         widths("conv_c8", widths={0.5: [6]})
     with pytest.raises(TableError, match="2 numbers for 1 rows"):
         widths("conv_c8", widths={1.0: [6, 7]})

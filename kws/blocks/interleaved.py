@@ -41,8 +41,8 @@ def near_equal_factors(number: int, count: int) -> list[int]:
 
 class InterleavedSparse(Block):
     """IGCV2: `n` grouped convolutions, the first spatial and channel by channel, the others pointwise with groups of
-    C^(1/(n−1)) channels (the divisors nearest to it) and permutations so that their product is dense (Xie et al. 2018, arXiv:1804.06202, figure 2
-    and section 3.2). C = 64 with n = 4 keeps 768 of 4096 pointwise weights."""
+    C^(1/(n−1)) channels (the divisors nearest to it) and permutations so that their product is dense (Xie et al. 2018,
+    arXiv:1804.06202, figure 2 and section 3.2). C = 64 with n = 4 keeps 768 of 4096 pointwise weights."""
 
     kind = "igc2"
 

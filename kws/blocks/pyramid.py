@@ -22,8 +22,8 @@ def dilated(kernel: tuple[int, int], rate: int) -> tuple[int, int]:
 
 class Pyramid(Block):
     """ESP: pointwise to C/K channels, K = `groups` convolutions of it at dilations 1, 2, 4, … (each with its own past
-    in a stream), fused, normalised, and the input added where shapes agree (Mehta et al. 2018, arXiv:1803.06815, figure
-    1). With a stride the reduction is a strided k×k, as in the authors' code. Dilation is along both axes of the kernel.
+    in a stream), fused, normalised, and the input added where shapes agree (Mehta et al. 2018, arXiv:1803.06815,
+    figure 1). With a stride the reduction is a strided 3×3, as in the authors' code. Dilation is along both axes.
     """
 
     kind = "esp"

@@ -25,7 +25,8 @@ class ImageModel(nn.Module):
 def build_image(
     table: list[str], input: tuple[int, int, int], n_classes: int = 1000, bias: bool = True, **scale: Any
 ) -> ImageModel:
-    """Builds a table for images (channels, height, width); under `torch.device("meta")` it takes no memory. `bias` is the classifier's.
+    """Builds a table for images (channels, height, width); under `torch.device("meta")` it takes no memory. `bias` is
+    the classifier's.
 
     Raises:
         TableError: a row and what is wrong with it.
