@@ -25,10 +25,10 @@ def published():
 @pytest.mark.parametrize(("path", "entry"), published())
 def test_published_counts(path, entry):
     entry = dict(entry)
-    parameters, mega_macs = entry.pop("parameters"), entry.pop("mega_macs", None)
+    parameters, mega_macs = entry.pop("parameters", None), entry.pop("mega_macs", None)
     settings = read_table(path) | {"n_classes": entry.pop("classes", 1000)}
     costs = image_cost(input=sizes(entry.pop("input", "3x224x224")), **settings, **entry)
-    assert costs.parameters == parameters
+    assert parameters in (None, costs.parameters)
     if mega_macs is not None:
         assert costs.macs / 1e6 == pytest.approx(mega_macs, rel=0.005)
 
