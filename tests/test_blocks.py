@@ -28,6 +28,7 @@ def test_every_kind_is_found():
     assert {"conv", "ds", "ghost", "ghost2"} <= set(found)
     for kind, block in found.items():
         assert "arXiv:" in f"{block.__doc__}{block.__mro__[1].__doc__}" or kind in {
+            "act",
             "conv",
             "dw",
             "maxpool",

@@ -19,8 +19,8 @@ from kws.blocks.pyramid import DepthwisePyramid, Pyramid
 from kws.blocks.residual import Bottleneck
 from kws.features import make_options
 from kws.features.framing import n_frames
-from kws.models.builder import Scale
 from kws.models.cost import image_cost
+from kws.models.table import Scale
 from kws.streaming import CausalConv, CausalPool, Chain
 
 

@@ -10,8 +10,8 @@ from hydra.utils import instantiate
 from kws.blocks.base import BatchNorm, ConvNorm, round_channels
 from kws.config import conf_dir
 from kws.models import build, fold
-from kws.models.builder import TableError, decode
 from kws.models.cost import cost
+from kws.models.table import TableError, decode
 from kws.streaming import Stateful
 
 NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
@@ -172,6 +172,25 @@ def test_width_depth_and_their_rules():
         widths("conv_c8", widths={1.0: [6, 7]})
     assert round_channels(67, 8, limit=0.0) == 64
     assert round_channels(11, 8) == 16  # 8 would be less than 90 %
+
+
+@torch.no_grad()
+def test_rows_may_be_branches():
+    table = ["conv_k3_c8", {"sum": [["conv_k5_s2_c8", "conv_c8"], ["conv_s2_c8"]]}, {"concat": [[], ["conv_k3_c4"]]}]
+    model = build(table, n_features=6, n_classes=2).eval()
+    assert (model.stride, model.classifier.in_features) == (2, 12)
+    frames = torch.randn(2, 21, 6)
+    torch.testing.assert_close(by_chunks(model, frames, [3]), model(frames), atol=1e-6, rtol=1e-5)
+    for rows, words in (
+        ([{"concat": [["conv_c8"], ["conv_s2_c8"]]}], r"row 1, concat: branches stride by \(1, 1\) and \(2, 1\)"),
+        ([{"sum": [["conv_c8"], ["cnov_c8"]]}], "row 1, branch 2, row 1, 'cnov_c8': no block"),
+        ([{"sum": [["conv_c8"], ["conv_c4"]]}], "row 1, sum: The size of tensor"),
+        ([{"concat": [["conv_c8"]]}], "row 1.*concat takes two branches"),
+        ([{"beside": []}], "branches are written"),
+        ([{"sum": ["conv_c8", "conv_c8"]}], "branch 1, the table has no rows"),
+    ):
+        with pytest.raises(TableError, match=words):
+            build(rows, n_features=6, n_classes=2)
 
 
 def test_a_clip_too_short_for_a_step_has_no_step():

@@ -9,8 +9,8 @@ from conftest import run
 
 from kws.cost import read_table, sizes
 from kws.errors import OptionError
-from kws.models.builder import TableError
 from kws.models.cost import image_cost
+from kws.models.table import TableError
 
 TABLES = sorted((Path(__file__).parent / "tables").glob("*.yaml"))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kws.blocks import kinds
 from kws.blocks.base import ACTIVATIONS
 from kws.models import build, fold
-from kws.models.builder import TableError
+from kws.models.table import TableError
 
 # A row of each kind that any table may hold: its tokens besides kernel, stride and channels, which are drawn.
 PLAIN = {
@@ -32,13 +32,13 @@ UNSTRIDED = {"eesp"}  # its channels must grow there
 
 
 @st.composite
-def rows(draw, planar: bool):
+def rows(draw, planar: bool, strided: bool = True):
     kind = draw(st.sampled_from(DRAWN))
     row = [kind, *filter(None, [draw(st.sampled_from(PLAIN.get(kind, [""])))])]
     if "kernel" in TAKES[kind]:
         kernel = draw(st.sampled_from([3, 5]))
         row.append(f"k{kernel}x{draw(st.sampled_from([1, 3]))}" if planar and kind not in ONE_AXIS else f"k{kernel}")
-    if "stride" in TAKES[kind] - UNSTRIDED and draw(st.integers(0, 3)) == 0:
+    if strided and "stride" in TAKES[kind] - UNSTRIDED and draw(st.integers(0, 3)) == 0:
         row.append(draw(st.sampled_from(["s2", "s3", "s2x2", "s1x2"])) if planar else "s2")
     if "channels" in TAKES[kind]:
         row.append(f"c{draw(st.sampled_from([16, 24, 32]))}")
@@ -50,7 +50,9 @@ def rows(draw, planar: bool):
 @st.composite
 def tables(draw):
     planar = draw(st.booleans())
-    table = draw(st.lists(rows(planar), min_size=1, max_size=4))
+    branch = st.lists(rows(planar, strided=False), max_size=2)
+    branches = st.builds(lambda *both: {"concat": list(both)}, branch, branch)
+    table = draw(st.lists(rows(planar) | branches, min_size=1, max_size=4))
     return {
         "table": ["conv_k3x3_s1x2_c16" if planar else "conv_k3_c16", *table],
         "form": ["temporal", "planar"][planar],

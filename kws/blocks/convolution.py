@@ -1,6 +1,6 @@
 """The plain convolution, the depthwise separable one, pooling, and the layer of a network's tail."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kws.blocks.base import Block, ConvNorm, activation, excite, shortcut
 from kws.streaming import CausalConv, CausalPool, Chain, Stream, WindowedMean
@@ -32,6 +32,19 @@ class Depthwise(Block):
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         return self.conv(x, stream)
+
+
+class Activation(Block):
+    """An activation alone."""
+
+    kind = "act"
+
+    def __init__(self, c_in, act="relu"):
+        super().__init__()
+        self.act = activation(act, c_in)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        return self.act(x)
 
 
 class Linear(Block):
@@ -128,7 +141,7 @@ class Xception(Block):
         widths = [c_in] * n + [channels] if late else [c_in] + [channels] * n
         layers = []
         for i in range(n):
-            layers += [] if first and i == 0 else [Activation(act, widths[i])]
+            layers += [] if first and i == 0 else [Activation(widths[i], act)]
             layers.append(SeparableConv(widths[i], widths[i + 1], kernel, act="linear"))
         if tuple(stride) != (1, 1):
             layers.append(CausalPool(channels, kernel, stride))
@@ -136,14 +149,3 @@ class Xception(Block):
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         return self.main(x, stream) + self.shortcut(x, stream)
-
-
-class Activation(nn.Module):
-    """An activation that stands before a convolution."""
-
-    def __init__(self, act, channels):
-        super().__init__()
-        self.act = activation(act, channels)
-
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        return self.act(x)

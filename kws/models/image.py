@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from kws.models.acoustic import Rows
-from kws.models.builder import Scale, assemble, read
+from kws.models.builder import assemble
+from kws.models.table import Scale, read
 from kws.streaming import centre
 
 
@@ -23,7 +24,7 @@ class ImageModel(nn.Module):
 
 
 def build_image(
-    table: list[str], input: tuple[int, int, int], n_classes: int = 1000, bias: bool = True, **scale: Any
+    table: list, input: tuple[int, int, int], n_classes: int = 1000, bias: bool = True, **scale: Any
 ) -> ImageModel:
     """Builds a table for images (channels, height, width); under `torch.device("meta")` it takes no memory. `bias` is
     the classifier's.
