@@ -21,6 +21,7 @@ from kws.errors import OptionError
 from kws.features import make_options
 from kws.models import build
 from kws.models.cost import cost, image_cost
+from kws.models.table import Scale
 
 AUDIO_ONLY = ("_target_", "form", "window_ms", "dropout")
 
@@ -39,7 +40,13 @@ def read_table(path: str) -> dict:
         raise OptionError(f"table={path} is not a yaml: {str(error).splitlines()[0]}") from None
     if not isinstance(read, dict) or not isinstance(read.get("table"), list):
         raise OptionError(f"table={path} has no list `table`; one that builds on another yaml is model=NAME")
-    return {name: value for name, value in read.items() if name not in ("published", "input", "classes", "defaults")}
+    settings = {
+        name: value for name, value in read.items() if name not in ("published", "input", "classes", "defaults")
+    }
+    known = {"table", "bias", *AUDIO_ONLY, *(field.name for field in dataclasses.fields(Scale))}
+    if unknown := sorted(set(settings) - known):
+        raise OptionError(f"table={path}: no setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return settings
 
 
 def sizes(text: str) -> tuple[int, int, int]:

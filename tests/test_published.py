@@ -45,6 +45,9 @@ def test_what_is_no_table_is_said(tmp_path):
         read_table(tmp_path / "nowhere.yaml")
     with pytest.raises(OptionError, match="no list `table`"):
         read_table(tmp_path / "other.yaml")
+    (tmp_path / "other.yaml").write_text("table: [conv_c8]\nwidht: 2")
+    with pytest.raises(OptionError, match=r"no setting widht; there are.*width"):
+        read_table(tmp_path / "other.yaml")
     for text in ("3x224", "3x0x224", "big"):
         with pytest.raises(OptionError, match="3x224x224"):
             sizes(text)

@@ -29,8 +29,9 @@ class Block(nn.Module):
     """One row of a table. Subclasses name their `kind` and take, by name, what a row may say:
     `c_in` and `act` always, `channels` if the row has a width; `kernel`, `stride`, `dilation`, `expansion` or `hidden`,
     `groups`, `residual` and any further number, pair or flag of their own if they use it; `se` (an `Excitation` or
-    None), `window` (steps of the mean over the last second) and `source` (the model's input: its channels, and how far
-    the row's output is strided from it, (time, frequency); such a block is called with that input too)."""
+    None). What they may ask of the builder: `window` (steps of the mean over the last second), `bands` (of the input)
+    and `source` (the model's input: its channels, and how far the row's output is strided from it, (time, frequency);
+    a block that keeps it as `self.source` is called with that input too)."""
 
     kind: str
 
