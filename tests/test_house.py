@@ -30,7 +30,8 @@ TORCH_FREE = [
     "data/manifest", "data/kaldi", "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
     "utterances", "outputs",
 ]  # fmt: skip
-SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": {"convolution", "ghost"}}
+BLOCKS = {path.stem for path in (ROOT / "kws" / "blocks").glob("*.py")} - {"__init__", "base"}
+SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": BLOCKS}
 
 
 def imports(path, top_only=False) -> set[str]:
