@@ -92,7 +92,7 @@ class Computer:
     def _open(self, item: Item) -> audio.Sound | Part:
         if item.reason:
             raise ValueError(item.reason)
-        if not isinstance(item.path, audio.Pipe) and os.path.exists(item.path) and not os.path.isfile(item.path):
+        if not (isinstance(item.path, audio.Pipe) or os.path.isfile(item.path)) and os.path.exists(item.path):
             raise ValueError("not a regular file")  # reading a pipe would wait for ever
         if not item.is_part:
             return audio.Sound(item.path)

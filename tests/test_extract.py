@@ -549,35 +549,6 @@ def test_killed_at_several_moments_and_gone_on_with(many, tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_files_killed_again_and_again(tmp_path):
-    root, out, draw = tmp_path / "in", tmp_path / "out", random.Random(1)
-    broken = set(draw.sample(range(10_000), 20))
-    for i in range(10_000):
-        path = root / f"{i % 7}" / f"{i % 31}" / f"{i}.wav"
-        write(path, 4000 + i % 800, start=i)
-        if i in broken:
-            path.write_bytes(path.read_bytes()[: draw.randrange(100)])
-    extract(root, tmp_path / "undisturbed", OPTIONS)
-    undisturbed = contents(tmp_path / "undisturbed")
-    for share in sorted(draw.random() for _ in range(8)):
-        process = start(f"input={root}", f"output={out}", "workers=2")
-        wait_for_size(process, out / "feats.ark", int(share * len(undisturbed["feats.ark"])))
-        process.kill()
-        process.communicate(timeout=60)
-    assert 1000 < sum(1 for _ in read_scp(out / "feats.scp")) < 9980  # stopped on the way
-    process = start(f"input={root}", f"output={out}", "workers=2")
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert "20 files failed" in said
-    assert contents(out) == undisturbed
-    assert len(failures(out)) == 20
-    found = dict(kaldiio.load_scp_sequential(str(out / "feats.scp")))
-    assert len(found) == 9980
-    for i in set(range(0, 10_000, 97)) - broken:
-        np.testing.assert_array_equal(found[f"{i % 7}/{i % 31}/{i}"], expected(root / f"{i % 7}/{i % 31}/{i}.wav"))
-
-
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_sound(tmp_path):
     """An hour of sound in many files needs no more than a little of it does."""
     write(tmp_path / "in" / "a.wav", 16_000)

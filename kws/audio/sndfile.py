@@ -61,6 +61,8 @@ class Decoded:
         AudioError: naming `path`; libsndfile knows no such sound.
     """
 
+    may_be_infinite = True  # of floats, and of what damage does to decoders
+
     def __init__(self, file: BinaryIO, path: str | Path):
         head = file.read(1 << 14)
         file.seek(0)

@@ -117,6 +117,7 @@ class Wav:
         channels: how many.
         n_samples: of each channel, that are there.
         declared: of each channel, that the header promises.
+        may_be_infinite: whether samples are numbers that need not be finite.
     """
 
     damaged = False
@@ -125,6 +126,7 @@ class Wav:
         self.rate, self.channels, self.n_samples, self.declared = rate, channels, n_samples, declared
         self._file, self._left = file, n_samples
         self._dtype, self._decode = _ENCODINGS[tag, bits]
+        self.may_be_infinite = tag == _FLOAT
 
     def read(self, n: int, channel: int) -> np.ndarray:
         """The next samples (up to n,) of a channel, float32 in int16 units; none at the end."""
