@@ -1,6 +1,7 @@
 """The benchmarks' tables have their rows, on sounds too short to say anything about speed."""
 
 import contextlib
+import csv
 import json
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import config
 
-from kws.benchmarks import features
+from kws.benchmarks import features, models
 from kws.benchmarks.isolation import Isolated
 from kws.benchmarks.peers import contenders, scaled
 from kws.benchmarks.rounds import cell, interleaved, sound
@@ -110,3 +111,26 @@ def test_wrong_names_are_told(tmp_path):
         figures(tmp_path, "parts=[sped]")
     with pytest.raises(KwsError, match="only: kaldi; choose from kws"):
         figures(tmp_path, "only=[kaldi]")
+
+
+def test_models_are_measured_and_drawn(tmp_path, capsys):
+    run = tmp_path / "runs" / "ghost_10k"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"validation_accuracy": 0.5}\n{"validation_accuracy": 0.25}\n')
+    (run / "confusion.png").touch()
+    settings = [f"runs={run.parent}", f"csv={tmp_path / 'm.csv'}", f"plot={tmp_path / 'm.png'}", "rounds=1", "batch=2"]
+    models.main.__wrapped__(config("benchmark_models", "models=[ghost_10k,dscnn_10k]", *settings))
+    printed, rows = capsys.readouterr().out, list(csv.DictReader(open(tmp_path / "m.csv")))
+    assert [row["model"] for row in rows] == ["ghost_10k", "dscnn_10k"]
+    assert rows[0]["accuracy"] == "50.0"
+    assert int(rows[0]["parameters"]) == sum(p.numel() for p in models.build("ghost_10k", 12).parameters())
+    assert "ghost_10k" in printed
+    assert (tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(KwsError, match="there is no gost; choose from .*ghost"):
+        models.main.__wrapped__(config("benchmark_models", "models=[gost]"))
+
+
+def test_the_line_of_models_that_none_beats():
+    points = [("a", 1, 50), ("b", 2, 40), ("c", 3, 60), ("d", 3, 55), ("e", 9, 60)]
+    rows = [{"model": name, "macs_per_second": macs, "accuracy": share} for name, macs, share in points]
+    assert [row["model"] for row in models.pareto(rows)] == ["a", "c"]
