@@ -120,13 +120,13 @@ def test_models_are_measured_and_drawn(tmp_path, capsys):
     (run / "confusion.png").touch()
     settings = [f"runs={run.parent}", f"csv={tmp_path / 'm.csv'}", f"plot={tmp_path / 'm.png'}", "rounds=1", "batch=2"]
     models.main.__wrapped__(config("benchmark_models", "models=[ghost_10k,dscnn_10k]", *settings))
-    printed, rows = capsys.readouterr().out, list(csv.DictReader(open(tmp_path / "m.csv")))
+    printed, rows = capsys.readouterr().out, list(csv.DictReader((tmp_path / "m.csv").read_text().splitlines()))
     assert [row["model"] for row in rows] == ["ghost_10k", "dscnn_10k"]
     assert rows[0]["accuracy"] == "50.0"
     assert int(rows[0]["parameters"]) == sum(p.numel() for p in models.build("ghost_10k", 12).parameters())
     assert "ghost_10k" in printed
     assert (tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
-    with pytest.raises(KwsError, match="there is no gost; choose from .*ghost"):
+    with pytest.raises(KwsError, match=r"there is no gost; choose from .*ghost"):
         models.main.__wrapped__(config("benchmark_models", "models=[gost]"))
 
 
