@@ -144,12 +144,12 @@ def riff(kind: bytes, chunks: list[tuple[bytes, bytes]], claimed: int | None) ->
     return data
 
 
-def w64(chunks: list[tuple[bytes, bytes]], claimed: int) -> bytes:
+def w64(chunks: list[tuple[bytes, bytes]], claimed: int | None) -> bytes:
     data = (
         bytes.fromhex("726966662E91CF11A5D628DB04C10000") + bytes(8) + bytes.fromhex("77617665F3ACD3118CD100C04F8EDB8A")
     )
     for name, content in chunks:
-        length = len(content) if name != b"data" else claimed
+        length = len(content) if name != b"data" else 2**63 - 25 if claimed is None else claimed
         data += bytes(-len(data) % 8) + name + bytes(12) + struct.pack("<Q", length + 24) + content
     return data
 
@@ -167,8 +167,8 @@ def test_chunks_of_every_kind_around_the_samples(tmp_path, encoding, channels, r
         after = []  # it would be taken for sound
     chunks = [(name, bytes(size)) for name, size in before] + [(b"fmt ", fmt), (b"data", body)]
     chunks += [(name, bytes(size)) for name, size in after]
-    claimed = len(body) + frame_bytes if length == "long" else len(body)
-    data = w64(chunks, claimed) if kind == b"W64" else riff(kind, chunks, None if length == "open" else claimed)
+    claimed = {"right": len(body), "long": len(body) + frame_bytes, "open": None}[length]
+    data = w64(chunks, claimed) if kind == b"W64" else riff(kind, chunks, claimed)
     path = tmp_path / "a.wav"
     path.write_bytes(data)
     if length == "long":
