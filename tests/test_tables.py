@@ -24,7 +24,9 @@ PLAIN = {
     "inception1": ["b8.4.8.4.8.4"], "inception2": ["b4.4.8.4.8.4"], "inception3": ["b8.4.4.4.8.4"],
     "inception4": ["b8.4.8"], "matchbox": ["", "n2"], "mdtc": ["stacks1_layers2", ""], "dtc": ["d2"],
 }  # fmt: skip
-ELSEWHERE = {"pool", "bcres", "shuffle"}  # what stands behind it has one band; needs its own bands; its own widths
+ELSEWHERE = {  # what stands behind the first two has one band; the others need bands, or widths, of their own
+    "pool", "gru", "bcres", "shuffle",
+}  # fmt: skip
 TAKES = {kind: set(inspect.signature(block.__init__).parameters) for kind, block in kinds().items()}
 DRAWN = [k for k in sorted(TAKES) if k not in ELSEWHERE and (k in PLAIN or not {"hidden", "branches"} & TAKES[k])]
 ONE_AXIS = {"matchbox", "mdtc", "dtc"}  # kernels over time in every form
@@ -38,7 +40,7 @@ def rows(draw, planar: bool, strided: bool = True):
     if "kernel" in TAKES[kind]:
         kernel = draw(st.sampled_from([3, 5]))
         row.append(f"k{kernel}x{draw(st.sampled_from([1, 3]))}" if planar and kind not in ONE_AXIS else f"k{kernel}")
-    if strided and "stride" in TAKES[kind] - UNSTRIDED and draw(st.integers(0, 3)) == 0:
+    if strided and "stride" in TAKES[kind] and kind not in UNSTRIDED and draw(st.integers(0, 3)) == 0:
         row.append(draw(st.sampled_from(["s2", "s3", "s2x2", "s1x2"])) if planar else "s2")
     if "channels" in TAKES[kind]:
         row.append(f"c{draw(st.sampled_from([16, 24, 32]))}")
