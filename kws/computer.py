@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -52,6 +53,7 @@ class Computer:
         torch.set_num_threads(1)
         self.torch, self.options, self.resample = torch, options, resample
         self.channel, self.reading = channel, {"allow_truncated": allow_truncated}
+        self.allowed = options.allow_upsample, options.allow_downsample
         self.subtract_mean, self.min_duration = subtract_mean, min_duration
         self.recording = Recording("")  # whose parts are read
         try:
@@ -90,7 +92,7 @@ class Computer:
     def _open(self, item: Item) -> audio.Sound | Part:
         if item.reason:
             raise ValueError(item.reason)
-        if not isinstance(item.path, audio.Pipe) and os.path.exists(item.path) and not os.path.isfile(item.path):
+        if not (isinstance(item.path, audio.Pipe) or os.path.isfile(item.path)) and os.path.exists(item.path):
             raise ValueError("not a regular file")  # reading a pipe would wait for ever
         if not item.is_part:
             return audio.Sound(item.path)
@@ -105,7 +107,7 @@ class Computer:
         reading = {**self.reading, "channel": self.channel if item.channel is None else item.channel, "size": CHUNK}
         if sound.rate == wanted:
             return sound.blocks(**reading), False
-        if not self.resample:
+        if not (self.resample or self.allowed[sound.rate > wanted]):
             raise ValueError(f"its rate is {sound.rate} Hz, not {wanted:g}; resample=true changes it")
         return sound.blocks(**reading, rate=int(wanted)), True
 
@@ -124,9 +126,10 @@ class Computer:
         for (_, warp), group in short.items():
             try:
                 waves = np.stack([samples for samples, _ in group.values()])
+                state = self._begin(*group)
                 with self.torch.inference_mode():
-                    frames = self.extractor.stream(self.torch.from_numpy(waves), flush=True, warp=warp)[0].numpy()
-                for (item, (samples, resampled)), rows in zip(group.items(), frames, strict=True):
+                    frames, _ = self.extractor.stream(self.torch.from_numpy(waves), state, flush=True, warp=warp)
+                for (item, (samples, resampled)), rows in zip(group.items(), frames.numpy(), strict=True):
                     if np.isfinite(rows).all():
                         results[item] = self._done(rows, len(samples), resampled)
                     else:
@@ -138,7 +141,7 @@ class Computer:
     def _stream(self, blocks: Iterator[np.ndarray], resampled: bool, item: Item) -> Features:
         """Of a long sound, block by block; nothing is held but the result."""
         values = bytearray()  # it grows in place, where an array would need room for two of it
-        state, n_samples, loudest = None, 0, 0.0
+        state, n_samples, loudest = self._begin(item), 0, 0.0
         for block in itertools.chain(blocks, [np.zeros(0, np.float32)]):
             n_samples += len(block)
             loudest = max(loudest, np.abs(block).max(initial=0))
@@ -148,10 +151,14 @@ class Computer:
                 )
             if not self.torch.isfinite(part).all():
                 raise ValueError(_not_finite(loudest))
-            values += memoryview(part.numpy())
+            values += memoryview(np.ascontiguousarray(part))
         self._check_length(n_samples)
         frames = np.frombuffer(values, np.float32).reshape(-1, self.options.dim)
         return self._done(frames, n_samples, resampled)
+
+    def _begin(self, *items: Item):
+        """The state of streams that have not begun; their dither is a function of their keys."""
+        return self.extractor.initial_state(len(items), [zlib.crc32(os.fsencode(item.key)) for item in items])
 
     def _done(self, frames: np.ndarray, n_samples: int, resampled: bool) -> Features:
         if self.subtract_mean:  # as compute-fbank-feats.cc does it at last

@@ -25,7 +25,7 @@ PATH_KEYS = {
     "path",
     "from",
     "init_from",
-    "plot",
+    "conf",
     "cache",
     "rooms",
     "json",

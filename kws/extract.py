@@ -26,7 +26,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from omegaconf import DictConfig
 
@@ -40,7 +40,7 @@ from kws.features import FbankOptions, describe, make_options
 from kws.features.store import TABLES, FeatureFolder, Row
 from kws.outputs import DIRECTORY, check_keys, write_directory, write_lhotse
 from kws.progress import progress
-from kws.utterances import Item, Warps, batches, read_warps, utterances, walk
+from kws.utterances import Item, batches, read_warps, utterances, walk
 from kws.workers import cores, ordered_map
 
 
@@ -48,7 +48,8 @@ def extract(
     input: str, output: str, options: FbankOptions, format: str = "ark", channel: int | None = None,
     resample: bool = False, allow_truncated: bool = False, retry_failed: bool = False, workers: int = 0,
     compress: bool = False, subtract_mean: bool = False, min_duration: float = 0.0, vtln_map: str | None = None,
-    utt2spk: str | None = None, allow_pipes: bool = False, manifest: str | None = None,
+    utt2spk: str | None = None, allow_pipes: bool = False, manifest: str | None = None, vtln_warp: float = 1.0,
+    plot: bool = False,
 ) -> int:  # fmt: skip
     """Features of the sound in `input` into the folder `output`; conf/extract.yaml explains the arguments.
 
@@ -62,7 +63,7 @@ def extract(
     root, target = os.path.abspath(input), os.path.abspath(output)
     if not os.access(root, os.R_OK):
         raise KwsError(f"{root}: {'cannot be read' if os.path.exists(root) else 'there is no such file or folder'}")
-    if resample and options.sample_frequency % 1:
+    if (resample or options.allow_downsample or options.allow_upsample) and options.sample_frequency % 1:
         raise KwsError(f"features.sample_frequency={options.sample_frequency}: resampling needs a whole number of Hz")
     if format != "ark" and (compress or manifest):
         raise KwsError(f"format={format}: compress=true and manifest=lhotse are of Kaldi's archives: format=ark")
@@ -73,8 +74,8 @@ def extract(
     reading |= {"subtract_mean": subtract_mean, "min_duration": min_duration}
     maps = {"vtln_map": vtln_map and os.path.abspath(vtln_map), "utt2spk": utt2spk and os.path.abspath(utt2spk)}
     settings = {"input": root, "format": format, "compress": "auto" if compress else None, **reading, **maps}
-    settings |= {"features": describe(options)}
-    warps = read_warps(options, directory, **maps)
+    settings |= {"vtln_warp": vtln_warp, "features": describe(options)}
+    warps = read_warps(options, directory, vtln_warp, **maps)
     # what is written when all is done; gone while it is not
     beside = (*(DIRECTORY if directory and format == "ark" else ()), *lhotse.NAMES)
     with contextlib.closing(FeatureFolder(target, options.dim, settings, retry_failed, beside)) as folder:
@@ -99,6 +100,8 @@ def extract(
                     write_lhotse(folder.folder, options, _items(root, directory), directory, channel)
         except OSError as error:
             raise KwsError(f"{target}: {error.strerror}; all features are there, the same command goes on") from None
+    if plot:
+        _draw(root, directory, folder, channel)
     if format == "npy":
         print(f"read {target}/feats.npy with numpy.load(..., mmap_mode='r'); utts.jsonl says which rows are whose")
     elif manifest:
@@ -110,7 +113,21 @@ def extract(
     return folder.n_failed
 
 
-def _items(root: str, directory: DataDirectory | None, warps: Warps | None = None) -> Iterator[Item]:
+def _draw(root: str, directory: DataDirectory | None, folder: FeatureFolder, channel: int | None) -> None:
+    """A picture of the first file that has features."""
+    from kws.features.picture import plot  # matplotlib takes a second to import
+
+    first = folder.table.first_key()
+    item = next((item for item in _items(root, directory) if item.key == first), None)
+    if item is None or item.is_part or isinstance(item.path, audio.Pipe):
+        print(f"plot=true draws whole files; {first} is none")
+        return
+    picture = folder.folder / "first.png"
+    plot(item.path, picture, channel=channel if item.channel is None else item.channel)
+    print(f"{picture} shows {item.key}: waveform, fbank, MFCC and deltas")
+
+
+def _items(root: str, directory: DataDirectory | None, warps: Callable[[Item], Item] | None = None) -> Iterator[Item]:
     items = utterances(directory) if directory else walk(root)
     return items if warps is None else map(warps, items)
 
@@ -140,6 +157,8 @@ def _run(listed: Iterator[Item], folder: FeatureFolder, settings: tuple, workers
                     failed.append({**key, "path": item.path, "reason": str(result)})
             folder.write(done, failed)
             tally["done"] += len(done)
+            done.clear()  # there is room for the next ones, which are made now
+            results.clear()
             bar.set_postfix_str(f"{tally['seconds'] / (time.monotonic() - began):.0f} times real time", refresh=False)
             bar.update(len(items))
     took, sound = time.monotonic() - began, tally["seconds"]
@@ -165,9 +184,10 @@ def main(cfg: DictConfig) -> None:
     for name in ("channel", "workers"):
         if cfg[name] is not None and (type(cfg[name]) is not int or cfg[name] < 0):
             raise KwsError(f"{name}={cfg[name]}: expected a whole number from 0, or null")
-    if type(cfg.min_duration) not in (int, float) or not 0 <= cfg.min_duration < math.inf:
-        raise KwsError(f"min_duration={cfg.min_duration}: expected a number of seconds, 0 or more")
-    for name in ("resample", "allow_truncated", "retry_failed", "compress", "subtract_mean", "allow_pipes"):
+    for name, what in (("min_duration", "seconds, 0 or more"), ("vtln_warp", "about 1")):
+        if type(cfg[name]) not in (int, float) or not 0 <= cfg[name] < math.inf:
+            raise KwsError(f"{name}={cfg[name]}: expected a number, {what}")
+    for name in ("resample", "allow_truncated", "retry_failed", "compress", "subtract_mean", "allow_pipes", "plot"):
         if not isinstance(cfg[name], bool):  # "no" would count as true
             raise KwsError(f"{name}={cfg[name]}: expected true or false")
     try:
@@ -182,6 +202,7 @@ def main(cfg: DictConfig) -> None:
             cfg.input, cfg.output, options, cfg.format, cfg.channel, cfg.resample, cfg.allow_truncated,
             cfg.retry_failed, cores() if cfg.workers is None else cfg.workers, cfg.compress, cfg.subtract_mean,
             float(cfg.min_duration), cfg.vtln_map, cfg.utt2spk, cfg.allow_pipes, cfg.manifest,
+            float(cfg.vtln_warp), cfg.plot,
         )  # fmt: skip
     except SystemExit:
         print("stopped; all that was done is kept, and the same command goes on from there")

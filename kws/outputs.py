@@ -26,11 +26,12 @@ def check_keys(directory: DataDirectory, keys: set[str], output: Path) -> None:
 def write_directory(folder: Path, directory: DataDirectory) -> None:
     """Makes `folder`, with feats.scp in it, a data directory of the utterances that are in it; cmvn.scp comes last, and
     is left where it is that of these speakers."""
-    speakers = {key: directory.speaker_of(key) for key in read_table(folder / "utt2num_frames")}
+    seconds = {key: float(text) for key, (text, _) in read_table(folder / "utt2dur").items()}
+    speakers = {key: directory.speaker_of(key) for key in seconds}
     utt2spk, scp = folder / "utt2spk", folder / "cmvn.scp"
     if not utt2spk.exists() or {key: speaker for key, (speaker, _) in read_table(utt2spk).items()} != speakers:
         scp.unlink(missing_ok=True)
-    directory.write(folder, speakers)
+    directory.write(folder, seconds)
     if not scp.exists():
         write_cmvn(folder, speakers)
 

@@ -20,9 +20,15 @@ class Stateful(nn.Module):
     slot: str | None = None
     bands: int = 1  # frequency bands of its input; both are set by `prepare`
 
+    forgets = True  # False where an output depends on everything since the stream began
+
     def initial_slot(self, batch: int) -> Tensor | None:
         """The past of a stream that has not begun; None where this layer's settings need none."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its past is")
+
+    def centre(self) -> None:
+        """Turns to the form that papers give for images: padded on both sides of time, means over the whole map."""
+        raise ValueError(f"{type(self).__name__} has no form that is not causal")
 
 
 class Stream:
@@ -66,6 +72,13 @@ def _see_bands(layer, inputs):
     layer.bands = inputs[0].shape[2]
 
 
+def centre(model: nn.Module) -> None:
+    """Turns a causal model into the form that papers give for images (see `Stateful.centre`); it no longer streams."""
+    for module in model.modules():
+        if hasattr(module, "centre"):
+            module.centre()
+
+
 def initial_state(model: nn.Module, batch: int = 1) -> State:
     """The slots of every layer of `model` that looks back."""
     layers = [module for module in model.modules() if isinstance(module, Stateful)]
@@ -82,43 +95,98 @@ class Chain(nn.Sequential):
         return x
 
 
-class CausalConv(Stateful, nn.Conv2d):
-    """Convolution over time and frequency: causal in time, "same" in frequency.
+class _Sliding(Stateful):
+    """A window over time and frequency that slides by a stride: what convolution and pooling share.
 
     With a stride in time the output belongs to the last frame of each group of `stride`, so that n frames give
     n // stride outputs and a chunk of whole groups leaves a past of constant size. A 1×1 strided shortcut therefore
     picks the same frames as the main path.
+    """
+
+    def _slide_over(self, channels, kernel, stride, dilation, valid):
+        (kt, kf), (self.time_stride, _), (dt, df) = kernel, stride, dilation
+        self.past_channels = channels
+        self.lead = (kt - 1) * dt - (self.time_stride - 1)  # frames that an output needs before its group's first
+        self._both_sides = (0, 0) if valid else ((kf - 1) // 2 * df, (kt - 1) // 2 * dt)
+
+    def initial_slot(self, batch):
+        return torch.zeros(batch, self.past_channels, self.bands, self.lead) if self.lead > 0 else None
+
+    def centre(self):
+        self.lead, self.padding = 0, self._both_sides
+
+    def _with_past(self, x: Tensor, stream: Stream | None) -> Tensor:
+        if stream is None:
+            return F.pad(x, (self.lead, 0)) if self.lead else x  # a negative lead crops
+        if x.shape[-1] % self.time_stride:
+            raise ValueError(f"{self.slot}: {x.shape[-1]} frames, not a multiple of stride {self.time_stride}")
+        if self.lead > 0:
+            x = torch.cat([stream.take(self).to(x), x], dim=-1)
+            stream.put(self, x[..., x.shape[-1] - self.lead :])
+        return x[..., -self.lead :] if self.lead < 0 else x
+
+
+class CausalConv(_Sliding, nn.Conv2d):
+    """Convolution over time and frequency: causal in time, "same" in frequency.
 
     Args:
         kernel, stride: (time, frequency); the frequency kernel is odd.
-        dilation: in time.
+        dilation: in time, or (time, frequency).
+        valid: no padding in frequency (nor in time once centred).
     """
 
-    def __init__(self, c_in, c_out, kernel=(1, 1), stride=(1, 1), dilation=1, groups=1, bias=False):
+    def __init__(self, c_in, c_out, kernel=(1, 1), stride=(1, 1), dilation=1, groups=1, bias=False, valid=False):
         (kt, kf), (st, sf) = kernel, stride
+        dt, df = dilation if isinstance(dilation, tuple) else (dilation, 1)
         if kf % 2 == 0:
             raise ValueError(f"the kernel spans {kf} frequencies; an odd number is needed")
+        padding = 0 if valid else kf // 2 * df
         super().__init__(
-            c_in, c_out, (kf, kt), (sf, st), padding=(kf // 2, 0), dilation=(1, dilation), groups=groups, bias=bias
+            c_in, c_out, (kf, kt), (sf, st), padding=(padding, 0), dilation=(df, dt), groups=groups, bias=bias
         )
-        self.time_stride = st
-        self.lead = (kt - 1) * dilation - (st - 1)  # frames that an output needs before its group's first
-
-    def initial_slot(self, batch):
-        return self.weight.new_zeros(batch, self.in_channels, self.bands, self.lead) if self.lead > 0 else None
+        self._slide_over(c_in, kernel, stride, (dt, df), valid)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        if stream is None:
-            x = F.pad(x, (self.lead, 0)) if self.lead else x  # a negative lead crops
-        else:
-            if x.shape[-1] % self.time_stride:
-                raise ValueError(f"{self.slot}: {x.shape[-1]} frames, not a multiple of stride {self.time_stride}")
-            if self.lead > 0:
-                x = torch.cat([stream.take(self), x], dim=-1)
-                stream.put(self, x[..., x.shape[-1] - self.lead :])
-            elif self.lead < 0:
-                x = x[..., -self.lead :]
-        return super().forward(x)
+        return super().forward(self._with_past(x, stream))
+
+
+class CausalPool(_Sliding):
+    """Maximum or mean over the last frames and the frequencies around, (batch, C, F, T) to (batch, C, F/sf, T/st).
+
+    The past before a stream begins is zeros, for the maximum too; at the edges of frequency the maximum ignores what
+    is outside and the mean takes zeros, as in the papers.
+    """
+
+    def __init__(self, channels, kernel, stride=(1, 1), mean=False, valid=False):
+        super().__init__()
+        (kt, kf), (st, sf) = kernel, stride
+        self.kernel, self.stride, self.mean = (kf, kt), (sf, st), mean
+        self.padding = (0 if valid else (kf - 1) // 2, 0)
+        self._slide_over(channels, kernel, stride, (1, 1), valid)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        pool = F.avg_pool2d if self.mean else F.max_pool2d
+        return pool(self._with_past(x, stream), self.kernel, self.stride, self.padding)
+
+
+class CausalGru(Stateful):
+    """A GRU over time, (batch, C, F, T) to (batch, hidden, 1, T); its slot is (batch, layers, hidden)."""
+
+    forgets = False
+
+    def __init__(self, features, hidden, layers=1):
+        super().__init__()
+        self.gru = nn.GRU(features, hidden, layers, batch_first=True)
+
+    def initial_slot(self, batch):
+        return torch.zeros(batch, self.gru.num_layers, self.gru.hidden_size)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        past = None if stream is None else stream.take(self).to(x).transpose(0, 1).contiguous()
+        y, past = self.gru(x.flatten(1, 2).transpose(1, 2), past)
+        if stream is not None:
+            stream.put(self, past.transpose(0, 1))
+        return y.transpose(1, 2)[:, :, None]
 
 
 class WindowedMean(Stateful):
@@ -130,12 +198,17 @@ class WindowedMean(Stateful):
 
     def __init__(self, channels: int, window: int):
         super().__init__()
-        self.channels, self.window = channels, window
+        self.channels, self.window, self.whole = channels, window, False
+
+    def centre(self):
+        self.whole = True
 
     def initial_slot(self, batch):
         return torch.zeros(batch, self.channels + 1, 1, self.window - 1) if self.window > 1 else None
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        if self.whole:
+            return x.mean(dim=(2, 3), keepdim=True)
         x = x.mean(dim=2, keepdim=True)
         if self.window == 1:
             return x

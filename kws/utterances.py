@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from kws.data.kaldi_directory import DataDirectory, read_table
 from kws.errors import KwsError
 
 BATCH_FILES, BATCH_BYTES = 32, 8 << 20  # of one task, whichever is reached first
-RUN_SECONDS = 3600.0  # of parts of one recording, which are one task however many they are
+RUN_SECONDS = 1800.0  # of parts of one recording, which are one task however many they are
 
 
 class Item(NamedTuple):
@@ -122,14 +122,19 @@ class Warps:
         return item._replace(warp=factor)
 
 
-def read_warps(options, directory: DataDirectory | None, vtln_map: str | None, utt2spk: str | None) -> Warps | None:
-    """The factors in `vtln_map`, if that is given; speakers are those of `utt2spk`, or else of the data directory."""
+def read_warps(
+    options, directory: DataDirectory | None, vtln_warp: float, vtln_map: str | None, utt2spk: str | None
+) -> Callable[[Item], Item] | None:
+    """What gives items the factor `vtln_warp`, or those in `vtln_map` if that is given; None: nothing to give.
+
+    Speakers are those of `utt2spk`, or else of the data directory.
+    """
+    if vtln_map is None and utt2spk is not None:
+        raise KwsError(f"utt2spk={utt2spk}: is for the speakers in vtln_map, which is not given")
+    if not hasattr(options, "vtln_low") and (vtln_map is not None or vtln_warp != 1.0):
+        raise KwsError("vtln_warp and vtln_map warp mel filters, and these features have none")
     if vtln_map is None:
-        if utt2spk is not None:
-            raise KwsError(f"utt2spk={utt2spk}: is for the speakers in vtln_map, which is not given")
-        return None
-    if not hasattr(options, "vtln_low"):
-        raise KwsError(f"vtln_map={vtln_map}: warps mel filters, and these features have none")
+        return None if vtln_warp == 1.0 else lambda item: item._replace(warp=vtln_warp)
     if utt2spk is None:
         return Warps(vtln_map, (directory and directory.speakers) or {})
     table = read_table(Path(utt2spk), in_order=False)
@@ -141,7 +146,7 @@ def batches(items: Iterator[Item]) -> Iterator[list[Item]]:
     each other stay together, so that it is decoded once."""
     batch, size, run = [], 0, 0.0
     for item in items:
-        seconds = (math.inf if item.end is None else item.end) - item.start
+        seconds = 0.0 if item.end is None else item.end - item.start
         same = bool(batch) and bool(item.at) and batch[-1].path == item.path
         run = run + seconds if same else seconds
         if run > RUN_SECONDS if same else len(batch) >= BATCH_FILES or size >= BATCH_BYTES:

@@ -11,6 +11,7 @@ import itertools
 import os
 import pickle
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, get_context
@@ -147,6 +148,7 @@ class _Worker:
 
 def _serve(pipe: connection.Connection, make: Callable, arguments: tuple) -> None:
     """The life of a process: says whether it can begin (None, or the error), then turns items into results."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it ends what it began, as a program it runs
     with contextlib.suppress(EOFError, OSError):  # the main process is gone
         try:
             function = make(*arguments)

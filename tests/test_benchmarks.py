@@ -1,13 +1,17 @@
 """The benchmarks' tables have their rows, on sounds too short to say anything about speed."""
 
+import contextlib
+import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import config
 
-from kws.benchmarks import features
+from kws.benchmarks import features, models
+from kws.benchmarks.isolation import Isolated
 from kws.benchmarks.peers import contenders, scaled
 from kws.benchmarks.rounds import cell, interleaved, sound
 from kws.errors import KwsError
@@ -25,8 +29,9 @@ def figures(tmp_path, *overrides) -> dict:
     return json.loads(path.read_text())
 
 
-def test_speed_and_streams(tmp_path, capsys):
-    found = figures(tmp_path, "parts=[speed,stream]", f"only=[{','.join(PEERS)},kaldifeat]", "kinds=[fbank-80,mfcc-13]")
+def test_speed_streams_and_error(tmp_path, capsys):
+    only = f"only=[{','.join(PEERS)},kaldifeat]"
+    found = figures(tmp_path, "parts=[speed,stream,error]", only, "kinds=[fbank-80,mfcc-13]")
     lengths = ["1 s", "2 x 1 s", "1 s", "2 s"]
     assert [(row["kind"], row["length"]) for row in found["speed"]] == [
         (kind, length) for kind in ("fbank-80", "mfcc-13") for length in lengths
@@ -39,6 +44,9 @@ def test_speed_and_streams(tmp_path, capsys):
     assert [row["asked"] for row in found["speed"]][:2] == [{"torchaudio": 4, "knf": 8}, {"torchaudio": 5.5, "knf": 11}]
     assert [(row["hops"], row["asked"]) for row in found["stream"]] == [(1, 1.5), (10, 0.6)]
     assert set(found["stream"][0]["costs_us"]) == {"kws", "knf"}
+    errors = {(row["kind"], row["name"]): row["mean"] for row in found["error"] if row["name"] in PEERS}
+    assert list(errors) == [(kind, name) for kind in ("fbank-80", "mfcc-13") for name in PEERS]
+    assert all(0 < mean < 1e-3 for mean in errors.values())
     printed = capsys.readouterr().out
     assert "kws/torchaudio" in printed
     if "kaldifeat" in found["missing"]:
@@ -61,12 +69,6 @@ def test_memory(tmp_path):
     assert found[0]["output_mib"] == 198 * 80 * 4 / 2**20
 
 
-def test_error(tmp_path):
-    found = figures(tmp_path, "parts=[error]", f"only=[{','.join(PEERS)}]")["error"]
-    assert [row["name"] for row in found] == 3 * PEERS
-    assert all(0 < row["mean"] < 1e-3 for row in found)
-
-
 @pytest.mark.parametrize("kind", features.KINDS)
 def test_contenders_agree(kind):
     found, _ = contenders(kind, features.CONTENDERS)
@@ -79,18 +81,29 @@ def test_contenders_agree(kind):
             assert np.mean(np.abs(frames - np.asarray(found["kws"](wave[None])[0]))) < 1e-3, name
 
 
-def test_every_round_measures_all_and_starts_anew():
-    calls, ticks = [], iter(range(1000))
+def test_every_round_measures_all():
+    calls = []
 
-    def start(name):
-        calls.append(f"start {name}")
-        return lambda: calls.append(name)
+    def measure(name):
+        calls.append(name)
+        return None if name == "b" and len(calls) > 6 else len(calls)
 
-    passed = interleaved({name: lambda name=name: start(name) for name in "abc"}, 4, 0, lambda: next(ticks))
-    assert {name: list(values) for name, values in passed.items()} == {name: [1] * 4 for name in "abc"}
-    for at in range(0, 24, 6):
-        assert sorted(calls[at + 1 : at + 6 : 2]) == ["a", "b", "c"]
+    measured = interleaved({name: partial(measure, name) for name in "abc"}, 4, 0)
+    assert set(measured) == {"a", "c"}
+    assert [sorted(calls[at : at + 3]) for at in (0, 3, 6)] == [["a", "b", "c"]] * 3
+    assert sorted(calls[9:]) == ["a", "c"]
+    assert [calls[at - 1] for at in measured["a"]] == ["a"] * 4
     assert cell(np.array([1.0, 2.0, 3.0]), 1) == "2.0 ±25"
+
+
+def test_a_process_that_dies_leaves_the_others():
+    with contextlib.closing(Isolated("knf", sound(1))) as peer:
+        assert peer.call("missing") == ""
+        assert peer.call("ready_for_waves", "fbank-80", 2, 1, 8000, True)
+        assert peer.call("measure") > 0
+        peer.process.kill()
+        assert peer.call("measure") is None
+        assert peer.call("measure") is None
 
 
 def test_wrong_names_are_told(tmp_path):
@@ -98,3 +111,26 @@ def test_wrong_names_are_told(tmp_path):
         figures(tmp_path, "parts=[sped]")
     with pytest.raises(KwsError, match="only: kaldi; choose from kws"):
         figures(tmp_path, "only=[kaldi]")
+
+
+def test_models_are_measured_and_drawn(tmp_path, capsys):
+    run = tmp_path / "runs" / "ghost_10k"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"validation_accuracy": 0.5}\n{"validation_accuracy": 0.25}\n')
+    (run / "confusion.png").touch()
+    settings = [f"runs={run.parent}", f"csv={tmp_path / 'm.csv'}", f"plot={tmp_path / 'm.png'}", "rounds=1", "batch=2"]
+    models.main.__wrapped__(config("benchmark_models", "models=[ghost_10k,dscnn_10k]", *settings))
+    printed, rows = capsys.readouterr().out, list(csv.DictReader((tmp_path / "m.csv").read_text().splitlines()))
+    assert [row["model"] for row in rows] == ["ghost_10k", "dscnn_10k"]
+    assert rows[0]["accuracy"] == "50.0"
+    assert int(rows[0]["parameters"]) == sum(p.numel() for p in models.build("ghost_10k", 12).parameters())
+    assert "ghost_10k" in printed
+    assert (tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(KwsError, match=r"there is no gost; choose from .*ghost"):
+        models.main.__wrapped__(config("benchmark_models", "models=[gost]"))
+
+
+def test_the_line_of_models_that_none_beats():
+    points = [("a", 1, 50), ("b", 2, 40), ("c", 3, 60), ("d", 3, 55), ("e", 9, 60)]
+    rows = [{"model": name, "macs_per_second": macs, "accuracy": share} for name, macs, share in points]
+    assert [row["model"] for row in models.pareto(rows)] == ["a", "c"]

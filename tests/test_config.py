@@ -93,7 +93,7 @@ def test_own_yaml_is_found_from_any_folder(tmp_path):
     (tmp_path / "my conf" / "model" / "mine.yaml").write_text("defaults: [ghost, _self_]\nwidth: 0.5\n")
     arguments = ["--config-dir", str(tmp_path / "my conf"), "model=mine", "json=true"]
     done = run(*arguments, module="kws.cost", cwd=tmp_path)
-    assert '"parameters": 10870' in done.stdout
+    assert '"parameters": 12316' in done.stdout
 
 
 def test_help_and_version_and_refusals():

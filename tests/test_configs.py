@@ -52,7 +52,14 @@ def streams_as_offline(folder):
     np.testing.assert_allclose(np.concatenate(rows), offline, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", yamls("model"))
+def models():
+    """The smallest of each table; larger ones of the same with the slow tests."""
+    names = yamls("model")
+    larger = {name for name in names if f"{name.removesuffix('_100k')}_10k" in names}
+    return [pytest.param(name, marks=pytest.mark.slow if name in larger else ()) for name in names]
+
+
+@pytest.mark.parametrize("name", models())
 def test_models_train_and_stream(corpus, tmp_path, name):
     one_step([*without(tiny(corpus), "model"), f"model={name}"], tmp_path / "run")
     streams_as_offline(tmp_path / "run")

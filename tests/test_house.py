@@ -29,8 +29,11 @@ TORCH_FREE = [
     "features/picture", "data/source", "data/espeak", "data/synthetic", "data/folder", "data/speech_commands",
     "data/manifest", "data/kaldi", "errors", "resampling", "runtime/__init__", "runtime/file", "runtime/spotter",
     "inspect", "listen", "benchmarks/listeners",
+    "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
+    "utterances", "outputs",
 ]  # fmt: skip
-SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": {"convolution", "ghost"}}
+BLOCKS = {path.stem for path in (ROOT / "kws" / "blocks").glob("*.py")} - {"__init__", "base"}
+SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": BLOCKS}
 
 
 def imports(path, top_only=False) -> set[str]:

@@ -7,7 +7,6 @@
 Samples are float32 in **int16 units** (full scale is 32768, as Kaldi has it), whatever the file holds.
 """
 
-import contextlib
 import io
 import os
 import shutil
@@ -98,7 +97,7 @@ class Sound:
             self._check_length(self.n_samples)
         count = 0
         while len(block := self._read(size, channel)):
-            if not np.isfinite(block).all():
+            if self._decoder.may_be_infinite and not np.isfinite(block).all():
                 at = count + int(np.argmin(np.isfinite(block)))
                 raise AudioError(f"{self.path}: sample {at} is not a finite number")
             count += len(block)
@@ -126,26 +125,27 @@ class Sound:
 
 
 def _open(path: str | Path, file: BinaryIO) -> Wav | Decoded:
-    """What turns the file into samples. The file is closed where there is nothing."""
-    with contextlib.ExitStack() as opened:
-        opened.callback(file.close)
+    """What turns the file into samples; the file is closed where that does not need it."""
+    needed = False
+    try:
         if not file.seekable():  # a pipe, of any length: decoders go back and forth
-            copy = opened.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(file, copy)
-            file = copy
+            with file as pipe:
+                file = tempfile.TemporaryFile()  # noqa: SIM115
+                shutil.copyfileobj(pipe, file)
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         if size == 0:
             raise AudioError(f"{path}: the file is empty (0 bytes)")
-        if size <= SMALL:
-            file = io.BytesIO(file.read(size))
-        decoder = open_wav(file, size, path)
+        source = io.BytesIO(file.read(size)) if size <= SMALL else file
+        decoder = open_wav(source, size, path)
         if decoder is None:
-            file.seek(0)
-            decoder = Decoded(file, path)
-        if size > SMALL:
-            opened.pop_all()
-    return decoder
+            source.seek(0)
+            decoder = Decoded(source, path)
+        needed = source is file
+        return decoder
+    finally:
+        if not needed:
+            file.close()
 
 
 def read(

@@ -10,7 +10,7 @@ from kws import audio
 from kws.errors import AudioError
 from kws.resampling import Resampler, resampled
 
-KEPT = 1 << 22  # samples behind the place of reading that are held for parts that overlap
+KEPT = 1 << 20  # samples behind the place of reading that are held for parts that overlap
 SHORTEST, OVERSHOOT = 0.1, 0.5  # seconds: of a part, and that its end may lie behind the recording's
 
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from kws.audio.wav import FULL_SCALE
+from kws.audio.wav import from_float
 from kws.errors import AudioError
 
 UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's count for a FLAC that was written to a pipe
@@ -61,6 +61,8 @@ class Decoded:
         AudioError: naming `path`; libsndfile knows no such sound.
     """
 
+    may_be_infinite = True  # of floats, and of what damage does to decoders
+
     def __init__(self, file: BinaryIO, path: str | Path):
         head = file.read(1 << 14)
         file.seek(0)
@@ -96,7 +98,7 @@ class Decoded:
                 break
             self._left = self._left - len(part) if len(part) else 0
             n -= len(part)
-            parts.append(part[:, channel] * np.float32(FULL_SCALE))
+            parts.append(from_float(part[:, channel]))
         return np.concatenate(parts)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from kws.errors import AudioError
 FULL_SCALE = 32768.0
 # Lengths that a program writes when it pipes a wav and cannot know its length: read to the end.
 OPEN_LENGTHS = {0, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFF - 36, 0xFFFFFFFF - 36, 0x7FFFF000, 0xFFFFF000}
+LONGEST = 1 << 62  # likewise of lengths in 64 bits
 OPEN = -1
 MAX_CHANNELS, MAX_RATE = 1024, 384_000
 MAX_CHUNKS = 10_000  # gigabytes of empty chunks would be walked for minutes
@@ -34,9 +35,9 @@ def open_wav(file: BinaryIO, size: int, path: str | Path) -> "Wav | None":
     """
     head = file.read(40)
     if head[:4] in _KINDS and head[8:12] == b"WAVE":
-        chunks = _chunks(file, size)
+        chunks, w64 = _chunks(file, size), False
     elif head[:16] == _W64_RIFF and head[24:] == _W64_WAVE:
-        chunks = _chunks_of_w64(file, size, path)
+        chunks, w64 = _chunks_of_w64(file, size, path), True
     else:
         return None
     fmt = long_length = None
@@ -50,9 +51,10 @@ def open_wav(file: BinaryIO, size: int, path: str | Path) -> "Wav | None":
         elif name == b"data":
             if fmt is None:
                 raise AudioError(f"{path}: the wav has samples but no fmt chunk before them")
-            if length == 0xFFFFFFFF and long_length:
+            if length == 0xFFFFFFFF and long_length is not None:
                 length = long_length
-            elif length in OPEN_LENGTHS and not (length == 0 and _is_chunk(file.read(8))):
+            may_be_open = length in OPEN_LENGTHS and not w64  # whose programs write the longest there is
+            if length >= LONGEST or (may_be_open and not (length == 0 and _is_chunk(file.read(8)))):
                 length = OPEN
             return _samples(file, size, path, fmt, start, length)
     raise AudioError(f"{path}: the wav ends before its samples (no data chunk)")
@@ -117,6 +119,7 @@ class Wav:
         channels: how many.
         n_samples: of each channel, that are there.
         declared: of each channel, that the header promises.
+        may_be_infinite: whether samples are numbers that need not be finite.
     """
 
     damaged = False
@@ -125,6 +128,7 @@ class Wav:
         self.rate, self.channels, self.n_samples, self.declared = rate, channels, n_samples, declared
         self._file, self._left = file, n_samples
         self._dtype, self._decode = _ENCODINGS[tag, bits]
+        self.may_be_infinite = tag == _FLOAT
 
     def read(self, n: int, channel: int) -> np.ndarray:
         """The next samples (up to n,) of a channel, float32 in int16 units; none at the end."""
@@ -144,7 +148,8 @@ def _from_24_bit(x: np.ndarray) -> np.ndarray:
     return (wide & -256).astype(np.float32) / np.float32(65536)
 
 
-def _from_float(x: np.ndarray) -> np.ndarray:
+def from_float(x: np.ndarray) -> np.ndarray:
+    """Samples of ±1 to float32 in int16 units."""
     with np.errstate(over="ignore", invalid="ignore"):  # who reads names what is too large, or no number
         return x.astype(np.float32) * np.float32(FULL_SCALE)
 
@@ -170,8 +175,8 @@ _ENCODINGS = {
     (_PCM, 16): (np.dtype("<i2"), lambda x: x.astype(np.float32)),
     (_PCM, 24): (np.dtype("V3"), _from_24_bit),
     (_PCM, 32): (np.dtype("<i4"), lambda x: x.astype(np.float32) / np.float32(65536)),
-    (_FLOAT, 32): (np.dtype("<f4"), _from_float),
-    (_FLOAT, 64): (np.dtype("<f8"), _from_float),
+    (_FLOAT, 32): (np.dtype("<f4"), from_float),
+    (_FLOAT, 64): (np.dtype("<f8"), from_float),
     (_ALAW, 8): (np.dtype("u1"), _alaw().__getitem__),
     (_ULAW, 8): (np.dtype("u1"), _ulaw().__getitem__),
 }

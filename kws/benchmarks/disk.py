@@ -10,7 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def file_tasks() -> dict[str, Callable]:
     return {EXTRACT: extraction} | ({RECIPE: recipe} if importlib.util.find_spec("kaldiio") else {})
 
 
-def memory(cfg: DictConfig, names: list[str]) -> list[dict]:
+def memory(cfg: DictConfig, names: Iterable[str]) -> list[dict]:
     if not Path("/proc/self/clear_refs").exists():
         raise KwsError("memory is measured through Linux's /proc: leave it out of parts=")
     figures = []
@@ -102,7 +103,7 @@ def peak(name: str, folder: str) -> None:
         print(json.dumps({"mib": (kib("VmHWM") - before) / 2**10 - output, "output_mib": output}))
 
 
-def files(cfg: DictConfig, names: list[str]) -> list[dict]:
+def files(cfg: DictConfig, names: Iterable[str]) -> list[dict]:
     def two_workers(wavs: Path, output: Path) -> None:
         """Notes also how long a file takes once there are rows on disk: the processes take seconds to start."""
 
@@ -126,10 +127,14 @@ def files(cfg: DictConfig, names: list[str]) -> list[dict]:
         else:
             begun.append(np.nan)
 
-    def start(name: str, wavs: Path) -> Callable:
-        bar.update()
+    def measure(name: str) -> tuple[float, float]:
+        """Seconds on the wall, and of the processors: this process's and those it waited for."""
         output = Path(folder, str(len(os.listdir(folder))))
-        return lambda: tasks[name](wavs, output)
+        began = time.perf_counter(), sum(os.times()[:4])
+        tasks[name](wavs, output)
+        passed = time.perf_counter() - began[0], sum(os.times()[:4]) - began[1]
+        bar.update()
+        return passed
 
     tasks, begun = file_tasks(), []
     tasks[f"{EXTRACT}, 2 workers"] = two_workers
@@ -141,13 +146,8 @@ def files(cfg: DictConfig, names: list[str]) -> list[dict]:
                 audio.write(path / f"{i:06}.wav", wave, RATE)
         for run in file_tasks().values():
             run(few, Path(folder, str(len(os.listdir(folder)))))
-        starts = {name: lambda name=name: start(name, wavs) for name in tasks}
-        # of the wall, and the processors' (this process's and those it waited for)
-        clocks = interleaved(
-            starts, cfg.files_repeats, cfg.seed, lambda: np.array([time.perf_counter(), sum(os.times()[:4])])
-        )
-    passed = {name: both[:, 0] for name, both in clocks.items()}
-    cpu = {name: both[:, 1] for name, both in clocks.items()}
+        both = interleaved({name: partial(measure, name) for name in tasks}, cfg.files_repeats, cfg.seed)
+    passed, cpu = ({name: values[:, i] for name, values in both.items()} for i in (0, 1))
     passed[f"{EXTRACT}, 2 workers, once begun"] = np.array(begun)
     figures, asked = [], {EXTRACT: FILES_ASKED[0], f"{EXTRACT}, 2 workers, once begun": FILES_ASKED[2]}
     for name, seconds in passed.items():

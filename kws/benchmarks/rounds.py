@@ -1,13 +1,10 @@
 """What a benchmark is made of: made sound, rounds in which all contenders are measured in turn, tables."""
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 RATE = 16000
-FINE = time.get_clock_info("process_time").resolution < 1e-5
-CPU = time.process_time if FINE else time.perf_counter  # seconds
 
 
 def sound(seconds: float, seed: int = 0) -> np.ndarray:
@@ -30,21 +27,22 @@ def sound(seconds: float, seed: int = 0) -> np.ndarray:
     return np.resize(wave.clip(-32768, 32767).astype(np.float32), round(seconds * RATE))
 
 
-def interleaved(starts: dict[str, Callable], repeats: int, seed: int, clock: Callable = CPU) -> dict[str, np.ndarray]:
-    """What passes on the clock while that is called which each start returns: (repeats,) by name."""
-    rng, passed = np.random.default_rng(seed), {name: [] for name in starts}
+def interleaved(measures: dict[str, Callable], repeats: int, seed: int) -> dict[str, np.ndarray]:
+    """What each measures in every round, (repeats, ...) by name; without those that could not in one of them (None)."""
+    rng, measured = np.random.default_rng(seed), {name: [] for name in measures}
     for _ in range(repeats):
-        for name in rng.permutation(list(starts)).tolist():
-            run = starts[name]()
-            began = clock()
-            run()
-            passed[name].append(clock() - began)
-    return {name: np.array(values) for name, values in passed.items()}
+        for name in rng.permutation(list(measured)).tolist():
+            value = measures[name]()
+            if value is None:
+                del measured[name]
+            else:
+                measured[name].append(value)
+    return {name: np.array(values) for name, values in measured.items()}
 
 
-def ratio(over: str, under: str, passed: dict[str, np.ndarray]) -> float | None:
+def ratio(over: str, under: str, measured: dict[str, np.ndarray]) -> float | None:
     """The median of the rounds' ratios; None where one of them is missing."""
-    return float(np.median(passed[over] / passed[under])) if {over, under} <= passed.keys() else None
+    return float(np.median(measured[over] / measured[under])) if {over, under} <= measured.keys() else None
 
 
 def cell(value, digits: int = 0) -> str:

@@ -1,32 +1,33 @@
-"""GhostNet's blocks: half of the channels from a convolution, the other half from cheap depthwise ones of these."""
+"""GhostNet's blocks: part of the channels from a convolution, the others from cheap depthwise ones of these."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kws.blocks.base import Block, ConvNorm, SqueezeExcite
+from kws.blocks.base import Block, ConvNorm, RepConv, excite
 from kws.streaming import Chain, Stream
 
 
 class GhostModule(nn.Module):
     """Intrinsic maps by a pointwise convolution and their ghosts by a depthwise one (Han et al. 2020, arXiv:1911.11907,
-    figure 2b, s = 2): (batch, c_in, F, T) to (batch, c_out, F, T).
+    figure 2b): (batch, c_in, F, T) to (batch, c_out, F, T), of which one in `ratio` (the paper's s) is intrinsic.
 
-    Each ghost stands beside its original, not after all of them, so that the first channels of a narrower module are
-    those of a wider one and `init_from` can carry them over.
+    Each map's ghosts stand beside it, not after all of them, so that the first channels of a narrower module are
+    those of a wider one and `init_from` can carry them over. `conv` makes both convolutions.
     """
 
-    def __init__(self, c_in, c_out, kernel, dilation=1, act="relu"):
+    def __init__(self, c_in, c_out, kernel, dilation=1, act="relu", ratio=2, conv=ConvNorm):
         super().__init__()
-        intrinsic = -(-c_out // 2)
-        self.c_out = c_out
-        self.primary = ConvNorm(c_in, intrinsic, act=act)
-        self.cheap = ConvNorm(intrinsic, intrinsic, kernel, dilation=dilation, groups=intrinsic, act=act)
+        intrinsic, self.c_out = -(-c_out // ratio), c_out
+        self.primary = conv(c_in, intrinsic, act=act)
+        self.cheap = conv(intrinsic, intrinsic * (ratio - 1), kernel, dilation=dilation, groups=intrinsic, act=act)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         intrinsic = self.primary(x, stream)
-        both = [x.permute(0, 2, 3, 1) for x in (intrinsic, self.cheap(intrinsic, stream))]  # in memory's order
-        return torch.stack(both, dim=4).flatten(3)[..., : self.c_out].permute(0, 3, 1, 2)
+        ghosts = self.cheap(intrinsic, stream).permute(0, 2, 3, 1)  # in memory's order
+        ghosts = ghosts.unflatten(3, (intrinsic.shape[1], -1))
+        both = torch.cat([intrinsic.permute(0, 2, 3, 1)[..., None], ghosts], dim=4)
+        return both.flatten(3)[..., : self.c_out].permute(0, 3, 1, 2)
 
 
 class DfcAttention(nn.Module):
@@ -39,39 +40,52 @@ class DfcAttention(nn.Module):
 
     def __init__(self, c_in, c_out):
         super().__init__()
+        self.halved = (2, 1)
         self.gate = Chain(
             ConvNorm(c_in, c_out, act="linear"),
             ConvNorm(c_out, c_out, kernel=(1, 5), groups=c_out, act="linear"),
             ConvNorm(c_out, c_out, kernel=(5, 1), dilation=2, groups=c_out, act="linear"),
         )
 
+    def centre(self):
+        """The paper's form: both axes halved, no dilation."""
+        self.halved, conv = (2, 2), self.gate[2].conv
+        conv.dilation, conv._both_sides = (1, 1), (0, 2)
+
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        bands = x.shape[2]
-        if bands > 1:
-            x = F.avg_pool2d(x, (2, 1), ceil_mode=True)
+        size = x.shape[2:]
+        if self.halved == (2, 2):
+            return F.interpolate(torch.sigmoid(self.gate(F.avg_pool2d(x, 2))), size)
+        if size[0] > 1:
+            x = F.avg_pool2d(x, self.halved, ceil_mode=True)
         gate = torch.sigmoid(self.gate(x, stream))
-        return gate.repeat_interleave(2, dim=2)[:, :, :bands] if bands > 1 else gate
+        return gate.repeat_interleave(2, dim=2)[:, :, : size[0]] if size[0] > 1 else gate
 
 
 class GhostBottleneck(Block):
     """Ghost module that widens, ghost module that narrows without activation, and a shortcut (arXiv:1911.11907,
-    figure 3). With a stride, a depthwise convolution stands between the two; `se` puts squeeze-excitation there."""
+    figure 3). With a stride, a depthwise convolution stands between the two; `se` puts squeeze-excitation there.
+
+    `cheap` is the kernel of the cheap convolutions (3×3 in the paper), `kernel` where it is not given.
+    """
 
     kind = "ghost"
     attention = False
+    conv = ConvNorm
 
     def __init__(
-        self, c_in, channels, kernel=(3, 3), stride=(1, 1), dilation=1, expansion=2.0, se=0, window=1, act="relu"
-    ):
+        self, c_in, channels, kernel=(3, 3), stride=(1, 1), dilation=1, expansion=2.0, hidden=None, cheap=None,
+        ratio=2, se=None, act="relu",
+    ):  # fmt: skip
         super().__init__()
-        stride, hidden = tuple(stride), round(c_in * expansion)
+        stride, hidden, cheap = tuple(stride), hidden or round(c_in * expansion), cheap or kernel
         strided = stride != (1, 1)
-        self.widen = GhostModule(c_in, hidden, kernel, dilation, act)
+        self.widen = GhostModule(c_in, hidden, cheap, dilation, act, ratio, self.conv)
         self.attend = DfcAttention(c_in, hidden) if self.attention else None
         down = ConvNorm(hidden, hidden, kernel, stride, groups=hidden, act="linear")
         self.down = Chain(down) if strided else Chain()
-        self.excite = Chain(SqueezeExcite(hidden, se, window)) if se else Chain()
-        self.narrow = GhostModule(hidden, channels, kernel, dilation, act="linear")
+        self.excite = excite(se, hidden, c_in)
+        self.narrow = GhostModule(hidden, channels, cheap, dilation, "linear", ratio, self.conv)
         if strided or c_in != channels:
             depthwise = ConvNorm(c_in, c_in, kernel, stride, groups=c_in, act="linear")
             self.shortcut = Chain(depthwise, ConvNorm(c_in, channels, act="linear"))
@@ -91,3 +105,11 @@ class GhostBottleneckV2(GhostBottleneck):
 
     kind = "ghost2"
     attention = True
+
+
+class GhostBottleneckV3(GhostBottleneckV2):
+    """GhostNetV2's with several branches in each convolution of its modules, folded into one where it ships (Liu et
+    al. 2024, arXiv:2404.11202, section 3 and figure 3)."""
+
+    kind = "ghost3"
+    conv = RepConv

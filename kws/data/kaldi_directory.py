@@ -7,7 +7,7 @@ https://kaldi-asr.org/doc/data_prep.html
 import math
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ OTHERS = {
     "speakers": ("spk2gender", "spk2warp"),
     "recordings": ("reco2file_and_channel", "reco2dur"),
 }
+LONGEST = 1e9  # seconds of a recording
 _ILLEGAL = {"<s>", "</s>", "#0"}  # Kaldi's own symbols, which no transcript may hold
 
 
@@ -107,7 +108,7 @@ class DataDirectory:
             ) from None
         if recording not in self.recordings:
             raise KwsError(f"{at}: {key} is of recording {recording}, which is not in wav.scp")
-        if not 0 <= start < end or (channel or 0) < 0:
+        if not 0 <= start < end or LONGEST < max(start, end) < math.inf or (channel or 0) < 0:
             raise KwsError(f"{at}: {key} is from {start} to {end} s; expected 0 <= start < end, or an end of -1")
         end = None if end == math.inf else end
         return Utterance(key, recording, self.recordings[recording], start, end, channel, at)
@@ -175,12 +176,15 @@ class DataDirectory:
         """An utterance's speaker; where there are none each is its own, as Kaldi advises."""
         return key if self.speakers is None else self.speakers[key]
 
-    def write(self, folder: str | Path, keys: Collection[str]) -> None:
+    def write(self, folder: str | Path, seconds: Mapping[str, float]) -> None:
         """Writes the directory's tables into `folder` for some of its utterances, so that they agree again.
 
-        utt2spk and spk2utt are always there.
+        utt2spk and spk2utt are always there, and segments end where they do: validate_data_dir.sh refuses a -1.
+
+        Args:
+            seconds: the utterances, and how long each is.
         """
-        kept = [self.utterances[key] for key in self.utterances if key in keys]
+        kept = [self.utterances[key] for key in self.utterances if key in seconds]
         speakers: dict[str, list[str]] = {}
         for utterance in kept:
             speakers.setdefault(self.speaker_of(utterance.key), []).append(utterance.key)
@@ -193,12 +197,20 @@ class DataDirectory:
         if self.texts is not None:
             tables["text"] = ((utterance.key, self.texts[utterance.key]) for utterance in kept)
         if self._segments is not None:
-            tables["segments"] = ((utterance.key, self._segments[utterance.key][0]) for utterance in kept)
-        for names, of in zip(OTHERS.values(), (keys, speakers, recordings), strict=True):
+            tables["segments"] = ((u.key, self._ended(u, seconds[u.key])) for u in kept)
+        for names, of in zip(OTHERS.values(), (seconds, speakers, recordings), strict=True):
             for name in self._others.keys() & set(names):
                 tables[name] = [(key, rest) for key, (rest, _) in self._others[name].items() if key in of]
         for name, rows in tables.items():
             write_table(Path(folder, name), rows)
+
+    def _ended(self, utterance: Utterance, seconds: float) -> str:
+        """The line of segments behind the key."""
+        row = self._segments[utterance.key][0]
+        if utterance.end is not None:
+            return row
+        recording, start, _, *channel = row.split()
+        return " ".join((recording, start, f"{round(utterance.start + seconds, 6)}", *channel))
 
 
 def read_table(path: Path, in_order: bool = True) -> dict[str, tuple[str, str]]:
@@ -229,6 +241,8 @@ def read_table(path: Path, in_order: bool = True) -> dict[str, tuple[str, str]]:
             raise KwsError(f"{at}: the line is empty" if number > 1 or len(lines) > 1 else f"{path}: the file is empty")
         if key in table:
             raise KwsError(f"{at}: {key} is there twice")
+        if key.split() != [key]:  # which would be several words to some of Kaldi's tools
+            raise KwsError(f"{at}: {key!r} cannot be a key: it holds white space")
         if in_order and key < last:
             raise KwsError(f"{at}: {key} comes after {last}; Kaldi's tables are sorted: LC_ALL=C sort {path.name}")
         table[key], last = (rest, at), key

@@ -270,7 +270,11 @@ class Graph:
             outputs: what it is called here, and its shape, by name.
         """
         self._sum_pasts()
-        renamed = {inner: name for name, (inner, _) in outputs.items()}
+        made, renamed = {name for node in self.nodes for name in node.output}, {}
+        for name, (inner, _) in outputs.items():
+            if inner not in made or inner in renamed:  # an input, a constant, or another output too
+                inner = self.node("Identity", inner)
+            renamed[inner] = name
         wanted, nodes = set(renamed), []
         for node in reversed(self.nodes):
             if wanted & set(node.output):

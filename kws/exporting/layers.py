@@ -8,6 +8,7 @@ convolutions of few columns. Channels may stand in any order there: weights are 
 import numpy as np
 import torch
 
+from kws.errors import KwsError
 from kws.exporting.graph import Graph
 from kws.exporting.orders import Places, natural, positions
 
@@ -115,6 +116,33 @@ class Layers:
         else:  # one node, though most of the matrix is zeros
             name = graph.node("Gemm", x, graph.constant(np.diag(weight)), past)
         return graph.add(name, (1, len(weight)))
+
+    def gru(self, x, past, weights, biased, layers, _dropout, _train, both_ways, batch_first):
+        """x (1, t, c) and past (layers, 1, h) to (1, t, h) and the next past."""
+        graph = self.graph
+        if both_ways or not batch_first:
+            raise KwsError("cannot export: a GRU that runs both ways, or with time before the batch")
+        rows, each, lasts = x[0], 4 if biased else 2, []
+        for layer in range(layers):
+            w, r, *biases = (v.detach().double().numpy() for v in weights[layer * each :][:each])
+            size = r.shape[1]
+            gates = np.r_[size : 2 * size, :size, 2 * size : 3 * size]  # torch: reset, update, new; ONNX: update first
+            held = natural(graph, rows)
+            w = w[gates][:, positions(rows, held)[0] % rows.shape[1]]
+            b = np.concatenate([v[gates] for v in biases] or [np.zeros(6 * size)])
+            steps, name, begin = len(rows), graph.get(held), graph.get(past[layer])
+            if graph.batched:
+                name, begin = (graph.node("Transpose", v, perm=[1, 0, 2]) for v in (name, begin))
+            else:
+                name = graph.node("Reshape", name, graph.integers(steps, 1, held.shape[1]))
+                begin = graph.node("Reshape", begin, graph.integers(1, 1, size))
+            constants = [graph.constant(v[None]) for v in (w, r[gates], b)]
+            name = graph.node("GRU", name, *constants, "", begin, hidden_size=size, linear_before_reset=1)
+            if graph.batched:
+                name = graph.node("Transpose", name, perm=[2, 0, 1, 3])
+            rows = graph.add(graph.reshape(name, (steps, size)), (steps, size))
+            lasts.append(rows[-1:])
+        return rows[None], np.stack(lasts)
 
     def batch_norm(self, x, weight, bias, mean, var, *rest):
         scale, offset = _affine(weight, bias, mean, var, rest[2])

@@ -22,7 +22,7 @@ MOVES = {
     "slice", "split", "split_with_sizes", "squeeze", "stack", "swapaxes", "t", "tile", "transpose", "unbind",
     "unflatten", "unsqueeze", "view", "_unsafe_view",
 }  # fmt: skip
-SAME = {"dropout", "to", "_to_copy", "type_as"}
+SAME = {"dropout", "feature_dropout", "to", "_to_copy", "type_as"}
 UNARY = {"abs": "Abs", "exp": "Exp", "log": "Log", "neg": "Neg", "reciprocal": "Reciprocal", "relu": "Relu",
          "relu_": "Relu", "sigmoid": "Sigmoid", "sqrt": "Sqrt", "tanh": "Tanh"}  # fmt: skip
 BINARY = {"add": "Add", "add_": "Add", "div": "Div", "maximum": "Max", "minimum": "Min", "mul": "Mul", "mul_": "Mul",

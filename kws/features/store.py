@@ -87,9 +87,24 @@ class _Table:
         """Fills `keys` from the index; returns the sizes that the files should have, of `size` bytes of data."""
         raise NotImplementedError
 
+    def add(self, rows: list[Row]) -> None:
+        """Adds matrices under their keys: all, or none where the disk is full and raises an OSError."""
+        sizes = [file.tell() for file in self.files]
+        try:
+            self.append(rows)
+        except OSError:
+            for file, size in zip(self.files, sizes, strict=True):
+                file.truncate(size)
+                file.seek(size)
+            raise
+
     def append(self, rows: list[Row]) -> None:
-        """Adds matrices under their keys."""
+        """Writes the data, then the index."""
         raise NotImplementedError
+
+    def first_key(self) -> str | None:
+        """The key that the index begins with; None where it is empty."""
+        return next((os.fsdecode(self._key(line)) for line in whole_lines(self.paths[-1])), None)
 
     def sort(self) -> bool:
         """Puts the index into the C locale's order of keys and closes the table; whether it was in another.
@@ -197,13 +212,14 @@ class NpyTable(_Table):
         return os.fsencode(json.loads(line)["key"])
 
     def append(self, rows: list[Row]) -> None:
-        lines = ""
+        start, lines = self.rows, ""
         for key, frames, seconds in rows:
             self.files[0].write(np.ascontiguousarray(frames, "<f4").data)
-            row = {"key": key, "start": self.rows, "frames": len(frames), "seconds": round(seconds, 6)}
+            row = {"key": key, "start": start, "frames": len(frames), "seconds": round(seconds, 6)}
             lines += json.dumps(row) + "\n"
-            self.rows += len(frames)
+            start += len(frames)
         self.files[1].write(lines.encode())
+        self.rows = start
         self._write_header()
 
 
@@ -327,10 +343,18 @@ class FeatureFolder:
                 for name in self.beside:
                     (self.folder / name).unlink(missing_ok=True)
                 self.beside = ()
-            self.table.append(rows)
+            self.table.add(rows)
             if failed:
-                with open(self.failures, "a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in failed)
+                self._add_failures("".join(json.dumps(row) + "\n" for row in failed))
         except OSError as error:
             raise KwsError(f"{self.folder}: {_said(error)}") from None
         self.n_failed += len(failed)
+
+    def _add_failures(self, lines: str) -> None:
+        with _Whole(self.failures, "a") as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                file.write(lines.encode())
+            except OSError:
+                file.truncate(size)
+                raise

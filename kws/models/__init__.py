@@ -2,5 +2,6 @@
 
 from kws.models.acoustic import AcousticModel
 from kws.models.builder import build
+from kws.models.fold import fold
 
-__all__ = ["AcousticModel", "build"]
+__all__ = ["AcousticModel", "build", "fold"]

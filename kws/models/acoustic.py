@@ -3,9 +3,34 @@
 import torch
 from torch import Tensor, nn
 
+from kws.blocks.base import concat
 from kws.streaming import Chain, State, Stream, WindowedMean, initial_state, prepare
 
 CLIP = 5.0  # standard deviations: digital silence lies at log(2^-23), far below any sound that was normalised
+
+
+class Rows(Chain):
+    """The blocks of a table, one after the other; a block that takes `source` is given the model's input too."""
+
+    def forward(self, x: Tensor, stream: Stream | None = None, source: Tensor | None = None) -> Tensor:
+        source = x if source is None else source
+        for block in self:
+            x = block(x, stream, source) if getattr(block, "source", None) else block(x, stream)
+        return x
+
+
+class Parallel(nn.Module):
+    """Branches of one map, their channels side by side or their sum."""
+
+    source = True
+
+    def __init__(self, branches: list[Rows], add: bool):
+        super().__init__()
+        self.branches, self.add = nn.ModuleList(branches), add
+
+    def forward(self, x: Tensor, stream: Stream | None = None, source: Tensor | None = None) -> Tensor:
+        maps = [branch(x, stream, source) for branch in self.branches]
+        return sum(maps) if self.add else concat(maps)
 
 
 class AcousticModel(nn.Module):

@@ -1,69 +1,115 @@
-"""A model from a table of blocks, one string a row, as timm decodes its block strings.
-
-conv_k5_s2_c64       a convolution over 5 frames with stride 2 in time to 64 channels
-ghost_k3x3_c24_e2_r3 three Ghost bottlenecks of 24 channels that expand twofold, kernel 3 (time) × 3 (frequency)
-
-k, s   kernel and stride, time×frequency; one number speaks of time alone
-d      dilation in time           c   output channels (times `width`)
-e      expansion                  g   groups
-se     squeeze-excitation, hidden channels = 1/se of the block's
-r      how often the row stands; a stride is taken by the first only
-res    add the block's input      and an activation's name, where it differs from the model's
-"""
+"""A model from a table of blocks."""
 
 import inspect
-import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from kws.blocks import kinds
-from kws.blocks.base import ACTIVATIONS
-from kws.errors import OptionError
-from kws.models.acoustic import AcousticModel
-from kws.streaming import Chain
+from kws.blocks.base import Block, Excitation, round_channels
+from kws.models.acoustic import AcousticModel, Parallel, Rows
+from kws.models.table import Row, Scale, TableError, flat, read, total_stride
 
-_NAMES = {"k": "kernel", "s": "stride", "d": "dilation", "c": "channels", "e": "expansion", "g": "groups", "se": "se"}
+_OF_THE_BUILDER = {"c_in", "act", "window", "source", "bands"}  # arguments of blocks that a row does not write
 FORMS = ("temporal", "planar")
 
 
-class TableError(OptionError):
-    """A row of a block table that cannot be built: which one and why."""
+def assemble(rows: list[Row], example: Tensor, scale: Scale, window: Callable[[int], int] = lambda _: 1) -> Rows:
+    """The blocks of a table.
+
+    Args:
+        example: what the model reads, (1, channels, bands, frames): every row is tried on it.
+        window: steps in the mean of the last second, at a stride in time.
+
+    Raises:
+        TableError: a row cannot be built, or not on what stands before it.
+    """
+    with torch.no_grad():
+        blocks, _, _ = _Assembly(kinds(), example, scale, window).lay(scale.listed(rows), example, (1, 1))
+    return blocks.train()
 
 
-def round_channels(channels: float, divisor: int = 4) -> int:
-    """The nearest multiple of `divisor`, at least one, and not below 90 % (as MobileNet's authors round)."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+@dataclass(frozen=True)
+class _Assembly:
+    known: dict[str, type[Block]]
+    example: Tensor
+    scale: Scale
+    window: Callable[[int], int]
+
+    def lay(self, rows: list[Row], x: Tensor, rate: tuple[int, int]) -> tuple[Rows, Tensor, tuple[int, int]]:
+        """Blocks for `rows` on a map like `x`, `rate` frames and bands of the input apart; with the map and the rate
+        behind them."""
+        blocks = Rows()
+        for row in rows:
+            if row.kind not in self.known and not row.branches:
+                raise TableError(f"{row.where}: no block {row.kind!r}; there are {', '.join(sorted(self.known))}")
+            pairs = [value for name, value in row.fields.items() if isinstance(value, tuple) and name != "branches"]
+            if self.example.shape[2] == 1 and any(pair[1] > 1 for pair in pairs):
+                raise TableError(f"{row.where}: the temporal form has one band; kernel and stride are k9, s2")
+            for repeat in range(self.scale.repeats(row.repeats)):
+                stride = row.stride if repeat == 0 else (1, 1)
+                after = rate[0] * stride[0], rate[1] * stride[1]
+                if row.branches:
+                    block = Parallel([self.lay(branch, x, rate)[0] for branch in row.branches], row.kind == "sum")
+                try:
+                    block = block if row.branches else self.block(row, stride, x, after)
+                    x = block.eval()(x, None, self.example) if getattr(block, "source", None) else block.eval()(x, None)
+                except (ValueError, TypeError, RuntimeError) as error:
+                    raise TableError(f"{row.where}: {str(error).splitlines()[0]}") from None
+                if 0 in x.shape:
+                    raise TableError(f"{row.where}: nothing is left of {tuple(self.example.shape[2:])} (bands, frames)")
+                blocks.append(block)
+                rate = after
+        return blocks, x, rate
+
+    def block(self, row: Row, stride: tuple[int, int], x: Tensor, rate: tuple[int, int]) -> Block:
+        """One block from a row's fields and what stands before it."""
+        place = {"window": self.window(rate[0]), "bands": x.shape[2], "source": (self.example.shape[1], rate)}
+        return _block(self.known[row.kind], x.shape[1], {**row.fields, "stride": stride}, row.rule, self.scale, place)
 
 
-def decode(row: str) -> tuple[str, int, dict[str, Any]]:
-    """A row's kind, its repeats, and its fields by the names of a block's arguments."""
-    kind, *tokens = row.split("_")
-    fields, repeats = {}, 1
-    for token in tokens:
-        match = re.fullmatch(r"([a-z]+)([0-9.]+(?:x[0-9]+)?)?", token)
-        name, value = match.groups() if match else (token, None)
-        if value is None and name in ACTIVATIONS:
-            fields["act"] = name
-        elif value is None and name == "res":
-            fields["residual"] = True
-        elif value and name == "r" and value.isdigit():
-            repeats = int(value)
-        elif value and name in ("k", "s") and re.fullmatch(r"[0-9]+(x[0-9]+)?", value):
-            time, _, frequency = value.partition("x")
-            fields[_NAMES[name]] = (int(time), int(frequency or 1))
-        elif value and name in ("d", "c", "g") and value.isdigit():
-            fields[_NAMES[name]] = int(value)
-        elif value and name in ("e", "se") and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-            fields[_NAMES[name]] = float(value)
-        else:
-            known = ", ".join([*_NAMES, "r", "res", *ACTIVATIONS])
-            raise TableError(f"row {row!r}: {token!r} is not understood; fields are {known}")
-    if repeats < 1 or 0 in [
-        value for field in fields.values() for value in (field if isinstance(field, tuple) else [field])
-    ]:
-        raise TableError(f"row {row!r}: sizes start at 1")
-    return kind, repeats, fields
+def _block(block: type[Block], c_in: int, given: dict, rule: str, scale: Scale, place: dict) -> Block:
+    """One block from a row's fields; `place` is what it may ask of what stands before it."""
+    takes = inspect.signature(block.__init__).parameters
+    if given["stride"] == (1, 1) and "stride" not in takes:
+        del given["stride"]
+    if "channels" in given:
+        given["channels"] = scale.channels(given["channels"], rule)
+    elif "channels" in takes:
+        given["channels"] = c_in
+    if "branches" in given:
+        given["branches"] = tuple(map(scale.channels, given["branches"]))
+    if "hidden" in given and "expansion" in given:
+        raise ValueError("h and e both say how wide the middle is; one is enough")
+    if "hidden" in given:
+        given["hidden"] = scale.channels(given["hidden"])
+    elif "expansion" in given and "hidden" in takes and "expansion" not in takes:
+        given["hidden"] = round_channels(c_in * given.pop("expansion"), scale.divisor, scale.limit)
+    if unknown := sorted(name for name in given if name not in takes or name in _OF_THE_BUILDER - {"act"}):
+        raise ValueError(f"{block.kind} takes no {', '.join(unknown)}")
+    for name, value in given.items():
+        usual = takes[name].default
+        if isinstance(usual, bool | int | float | tuple) and not _alike(value, usual):
+            raise ValueError(f"{name} is {'a flag' if usual is False else f'written like {usual}'}, not {value}")
+    if "se" in given:
+        given["se"] = Excitation(given["se"], place["window"], **scale.excite)
+    if "act" in takes:
+        given.setdefault("act", scale.act)
+    given |= {name: value for name, value in place.items() if name in takes}
+    if needed := [n for n, p in takes.items() if p.default is p.empty and n not in ("self", "c_in", *given)]:
+        written = ["hidden (h64, or e2 of the input's)" if name == "hidden" else name for name in needed]
+        raise ValueError(f"{block.kind} needs {', '.join(written)}")
+    return block(c_in, **given)
+
+
+def _alike(value, usual) -> bool:
+    if isinstance(usual, bool) or isinstance(value, bool):
+        return isinstance(usual, bool) and isinstance(value, bool)
+    return isinstance(value, tuple) == isinstance(usual, tuple) and (
+        isinstance(value, int) or not isinstance(usual, int)
+    )
 
 
 def build(
@@ -71,11 +117,10 @@ def build(
     n_features: int,
     n_classes: int,
     form: str = "temporal",
-    width: float = 1.0,
-    act: str = "relu",
     window_ms: float = 1000.0,
     dropout: float = 0.1,
     shift_ms: float = 10.0,
+    **scale,
 ) -> AcousticModel:
     """Builds a table's model.
 
@@ -83,40 +128,29 @@ def build(
         table: rows, input first.
         n_features, n_classes: columns of a frame; labels.
         form: "temporal" takes the features as channels of one band; "planar" is a map of time × frequency.
-        width: factor on every row's channels.
         window_ms: span of the mean before the classifier, and of squeeze-excitation's.
         shift_ms: from one frame to the next.
+        scale: width, depth and conventions, as in `Scale`.
+
+    Raises:
+        TableError: a row and what is wrong with it.
     """
     if form not in FORMS:
         raise TableError(f"form={form!r}: choose one of {', '.join(FORMS)}")
-    if act not in ACTIVATIONS:
-        raise TableError(f"act={act!r}: choose one of {', '.join(ACTIVATIONS)}")
-    known, blocks, stride = kinds(), [], 1
-    channels, bands = (n_features, 1) if form == "temporal" else (1, n_features)
-    for number, row in enumerate(table, 1):
-        kind, repeats, fields = decode(row)
-        if kind not in known:
-            raise TableError(f"row {number}, {row!r}: no block {kind!r}; there are {', '.join(sorted(known))}")
-        takes = inspect.signature(known[kind].__init__).parameters
-        if unknown := sorted(set(fields) - set(takes)):
-            raise TableError(f"row {number}, {row!r}: {kind} takes no {', '.join(unknown)}")
-        fields = {"act": act, **fields, "channels": round_channels(fields.get("channels", channels) * width)}
-        for repeat in range(repeats):
-            if repeat:
-                fields["stride"] = (1, 1)
-            time, frequency = fields.get("stride", (1, 1))
-            if form == "temporal" and fields.get("kernel", (1, 1))[1] * frequency > 1:
-                raise TableError(f"row {number}, {row!r}: the temporal form has one band; kernel and stride are k9, s2")
-            if "window" in takes:  # a block that strides excites after its stride
-                fields["window"] = steps(window_ms, shift_ms * stride * time)
-            try:
-                blocks.append(known[kind](channels, **fields))
-            except (ValueError, TypeError) as error:
-                raise TableError(f"row {number}, {row!r}: {error}") from None
-            channels, stride, bands = fields["channels"], stride * time, -(-bands // frequency)
-    window = steps(window_ms, shift_ms * stride)
+    rows, scale = read(table), Scale(**scale)
+    stride, _ = total_stride(rows)
+    example = torch.zeros((1, n_features, 1, stride) if form == "temporal" else (1, 1, n_features, stride))
+
+    def window(stride: int) -> int:
+        return steps(window_ms, shift_ms * stride)
+
+    blocks = assemble(rows, example, scale, window)
+    with torch.no_grad():
+        channels = blocks.eval()(example).shape[1]
+    pooled = any(row.kind == "pool" for row in flat(rows))  # the table says itself where its mean stands
     return AcousticModel(
-        Chain(*blocks), n_features, channels, n_classes, form == "planar", stride, window, dropout
+        blocks.train(), n_features, channels, n_classes, form == "planar", stride, 1 if pooled else window(stride),
+        dropout,
     )  # fmt: skip
 
 

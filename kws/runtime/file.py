@@ -17,9 +17,10 @@ MAX_BYTES, MAX_NODES, MAX_SIDE, MAX_PAD = 64 << 20, 20_000, 1 << 20, 64
 FLOAT, INT64 = 1, 7
 # All that the exporter writes. None of them runs another graph, reads a file or grows without its constants growing.
 OPERATORS = {
-    "Abs", "Add", "AveragePool", "Clip", "Concat", "Conv", "Div", "Exp", "Gather", "Gemm", "HardSigmoid", "HardSwish",
-    "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Pow", "Reciprocal", "ReduceMax", "ReduceMean",
-    "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Sub", "Tanh", "Transpose",
+    "Abs", "Add", "AveragePool", "Clip", "Concat", "Conv", "Div", "Exp", "GRU", "Gather", "Gemm", "HardSigmoid",
+    "HardSwish", "Identity", "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Pow", "Reciprocal",
+    "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Sub",
+    "Tanh", "Transpose",
 }  # fmt: skip
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
