@@ -103,7 +103,7 @@ def test_front_ends_compute_what_the_extractor_does(told, batched):
     np.testing.assert_allclose(got[1] if batched else got, ((frames - mean) / std).clip(-5, 5), atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["ghost_10k", "ghost_2d_10k", "dscnn_10k"])
+@pytest.mark.parametrize("name", ["ghost_10k", "ghost_2d_10k", "dscnn_10k", "gru"])
 def test_many_streams_in_one_graph(name, tmp_path):
     import onnxruntime
 
