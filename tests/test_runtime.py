@@ -1,6 +1,7 @@
 """The runtime: any cutting, any kind of samples, many streams and threads, and files that are not what they seem."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import venv
 import numpy as np
 import onnx
 import pytest
-from conftest import RATE, ROOT, speechlike
+from conftest import RATE, ROOT, run, speechlike
 from onnx import TensorProto, helper, numpy_helper
 from test_export import trained_of
 
@@ -132,8 +133,6 @@ def branch(proto):
 
 
 def described(proto, **more):
-    import json
-
     entry = next(e for e in proto.metadata_props if e.key == "kws")
     entry.value = json.dumps({**json.loads(entry.value), **more})
 
@@ -214,6 +213,34 @@ def test_the_description_can_be_written_again(path, tmp_path):
     assert Spotter(tmp_path / "x.onnx").about["licence"] == "ä" * 300
     onnx.checker.check_model(str(tmp_path / "x.onnx"))
     assert "Loop" not in OPERATORS
+
+
+def test_the_benchmark_measures_and_says_who_is_missing(tmp_path):
+    done = run("model=dscnn_10k", "seconds=1", "rounds=1", "chunks=[100]", "engines=[kws,openwakeword]",
+               f"json={tmp_path / 'f.json'}", module="kws.benchmarks.streaming")  # fmt: skip
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert 0 < figures["engines"]["kws 100"]["cpu_ms_per_second"] < 1000
+    assert figures["engines"]["kws 100"]["base_s"] > 0
+    assert "openwakeword" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_hour_of_sound_keeps_its_memory(spotter, sound):
+    """An hour at top speed, cut unevenly: the same scores at the end as at the beginning, and no more memory."""
+    from kws.benchmarks.listeners import held_mb
+
+    stream, rng, begun = spotter.stream(), np.random.default_rng(0), None
+    for turn in range(720):
+        at = 0
+        while at < len(sound):
+            size = int(rng.integers(1, 4000))
+            stream.push(sound[at : at + size])
+            at += size
+        if turn == 20:
+            begun = held_mb()[0]
+    assert held_mb()[0] - begun < 2
+    stream.push(sound[:0], flush=True)
+    assert np.array_equal(stream.scores(sound), spotter.stream().scores(sound))
 
 
 @pytest.mark.slow

@@ -102,6 +102,13 @@ def _halves(graph: Graph, samples: str, n: int, o: Options, mel: np.ndarray) -> 
     x = graph.node("Reshape", x, graph.integers(2, *batch, length // block, block // 2))
     x = graph.node("Gather", x, graph.constant(blocks, np.int64), axis=1 + len(batch))
     x = graph.node("Reshape", x, graph.integers(*((2, -1, n) if batch else (2 * n,)), size // 2))
+    if o.remove_dc_offset:  # what pre-emphasis leaves of a window's mean
+        sums = graph.node("Reshape", samples, graph.integers(*batch, length // block, block))
+        sums = graph.node("ReduceSum", sums, graph.integers(-1), keepdims=1)
+        left = (blocks[..., None] == np.arange(length // block)).any(axis=1)
+        left = left * (1 - o.preemphasis_coefficient) / size
+        mean = graph.node("MatMul", graph.constant(left if batch else np.tile(left, (2, 1))), sums)
+        x = graph.node("Sub", x, mean)
     sides = graph.node("Split", x, graph.integers(*[1 if batch else n] * 2), outputs=2, axis=0)
     points = np.arange(0 if mel[0].any() or mel[2 * quarter].any() else 1, quarter + 1)
     window = np.append(tables.window(o).astype(np.float64), 0)[1:, None]
@@ -111,16 +118,6 @@ def _halves(graph: Graph, samples: str, n: int, o: Options, mel: np.ndarray) -> 
         waves.append(np.concatenate([np.cos(turns), np.sin(turns)], axis=1) * window[first::2])
     sides = [_times(graph, side, wave) for side, wave in zip(sides, waves, strict=True)]
     both = graph.node("Concat", graph.node("Add", *sides), graph.node("Sub", *sides), axis=-1)
-    if o.remove_dc_offset:  # what is left of a frame's mean after pre-emphasis, of all samples but the first
-        at = np.arange(length)[:, None] - np.arange(n) * shift
-        mean = _times(graph, samples, ((at >= 0) & (at < size)) / size)
-        sums = [wave.sum(axis=0) * (o.preemphasis_coefficient - 1) for wave in waves]
-        sums = np.concatenate([sums[0] + sums[1], sums[0] - sums[1]])[None]
-        if batch:
-            mean = graph.node("Reshape", mean, graph.integers(-1, n, 1))
-            both = graph.node("Add", both, _times(graph, mean, sums))
-        else:
-            both = graph.node("Gemm", mean, graph.constant(sums), both, transA=1)
     mirrored = mel[2 * quarter - points].copy()
     mirrored[points == quarter] = 0  # its own mirror image
     return graph.node("Mul", both, both), np.concatenate([mel[points], mel[points], mirrored, mirrored])
