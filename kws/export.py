@@ -57,11 +57,11 @@ def main(cfg: DictConfig) -> None:
 def _identity(cfg: DictConfig, trained: Trained) -> dict:
     """Which run the weights are from."""
     saved = checkpoint.load(cfg.checkpoint)
-    found = {"checkpoint": str(cfg.checkpoint), "name": trained.config.get("name"), "kws": saved.get("kws"),
-             "seed": saved.get("seed"), "averaged": bool(cfg.averaged and saved["ema"])}  # fmt: skip
     position = saved.get("position")
-    found["position"] = position if isinstance(position, dict | int | float | str) else str(position)
-    return found
+    return {
+        "name": trained.config.get("name"), "step": position.get("step") if isinstance(position, dict) else position,
+        "seed": saved.get("seed"), "averaged": bool(cfg.averaged and saved["ema"]), "kws": saved.get("kws"),
+    }  # fmt: skip
 
 
 def _sounds(given: str | None, trained: Trained) -> list[np.ndarray]:

@@ -137,6 +137,13 @@ def described(proto, **more):
     entry.value = json.dumps({**json.loads(entry.value), **more})
 
 
+def move(proto, by):
+    """Makes a Gather take what is not there."""
+    index = next(node for node in proto.graph.node if node.op_type == "Gather").input[1]
+    tensor = next(t for t in proto.graph.initializer if t.name == index)
+    tensor.raw_data = (numpy_helper.to_array(tensor) + by).tobytes()
+
+
 HOSTILE = {
     "external data": (outside, "another file"),
     "custom domain": (lambda p: setattr(p.graph.node[0], "domain", "com.evil"), "com.evil"),
@@ -153,6 +160,7 @@ HOSTILE = {
     "two graphs' inputs": (lambda p: p.graph.input.add().CopyFrom(
         helper.make_tensor_value_info("more", TensorProto.FLOAT, [1])), "its description says"),
     "unknown input": (lambda p: p.graph.node[0].input.__setitem__(0, "nothing"), "ONNX Runtime refuses"),
+    "an index outside": (lambda p: move(p, 1 << 20), "does not run"),
     "no description": (lambda p: p.metadata_props.pop(), "no spotter"),
     "labels that are none": (lambda p: described(p, labels=7), "description is damaged"),
     "labels that are too few": (lambda p: described(p, labels=["yes"]), "its description says"),

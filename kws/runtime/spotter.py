@@ -46,15 +46,23 @@ class Spotter:
         # with tensors as small as these, saving their memory costs more time than memory
         options.enable_mem_reuse = options.enable_cpu_mem_arena = False
         try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except (RuntimeError, ValueError, *_errors_of(onnxruntime)) as error:
+            self.session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        except _errors_of(onnxruntime) as error:
             raise ModelError(f"{path}: ONNX Runtime refuses it: {_first_line(error)}") from None
         self.session._model_bytes = None  # kept for a change of providers, which does not come
         self._check(path)
         try:
-            self.stream()  # a decision with these arguments, or a reason why not
+            trial = self.stream()  # a decision with these arguments, or a reason why not
         except (TypeError, ValueError) as error:
             raise ModelError(f"{path}: its decision cannot be: {error}") from None
+        try:
+            scores = trial._step()
+        except _errors_of(onnxruntime) as error:
+            raise ModelError(f"{path}: damaged, its graph does not run: {_first_line(error)}") from None
+        if not np.isfinite(scores).all():
+            raise ModelError(f"{path}: damaged, its scores of silence are no numbers")
 
     def _check(self, path) -> None:
         """The graph's inputs and outputs are those of the description."""
@@ -183,9 +191,10 @@ class Stream:
 
 
 def _errors_of(onnxruntime) -> tuple:
-    """The exceptions of ONNX Runtime, which share no ancestor of their own."""
+    """What ONNX Runtime raises: exceptions of its own, which share no ancestor, and those of its binding to Python."""
     module = onnxruntime.capi.onnxruntime_pybind11_state
-    return tuple(v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Exception))
+    own = (v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Exception))
+    return (RuntimeError, ValueError, MemoryError, *own)
 
 
 def _first_line(error: Exception) -> str:
