@@ -29,6 +29,7 @@ from kws.errors import KwsError
 from kws.exporting.spotter import export
 from kws.features import make_options
 from kws.features.extractor import FeatureExtractor
+from kws.runtime import Spotter
 from kws.spotter import Trained, open_checkpoint
 
 LABELS = ["_unknown_", "_silence_", *(f"word{i}" for i in range(10))]
@@ -50,6 +51,9 @@ def main(cfg: DictConfig) -> None:
         models = {chunk: _exported(trained, chunk, folder) for chunk in cfg.chunks}
         figures, missing = _measure(cfg, core, wave, models)
         _report(name, cfg, figures, missing, core)
+        if own := [f"{c} ms in {n:g}" for c, path in models.items() if (n := Spotter(path).chunk_ms) != c]:
+            print(f"  its steps are of {trained.model.stride * trained.options.frame_shift:g} ms, so it works"
+                  f" {', '.join(own)}")  # fmt: skip
         sizes = _sizes(cfg, core, wave, folder)
     if cfg.json:
         rows = {f"{engine} {chunk}": values for (engine, chunk), values in figures.items()}
