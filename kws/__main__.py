@@ -15,7 +15,7 @@ def main() -> None:
     package = Path(__file__).parent
     for path in [*sorted(package.glob("*.py")), *sorted(package.glob("benchmarks/*.py"))]:
         source = path.read_text(encoding="utf-8")
-        if "@command(" in source and path.stem not in ("config", "__main__"):
+        if 'if __name__ == "__main__":' in source and path.stem not in ("config", "__main__"):
             name = ".".join(path.relative_to(package).with_suffix("").parts)
             print(f"  python -m kws.{name:<21} {ast.get_docstring(ast.parse(source)).splitlines()[0]}")
     print("\nEach shows its examples and every setting with --help.")

@@ -17,6 +17,7 @@ from kws.errors import KwsError
 
 # Keys whose value is a path wherever they stand: it is never read as a number or a list, whatever it is called.
 PATH_KEYS = {
+    "check",
     "input",
     "output",
     "checkpoint",
@@ -30,6 +31,7 @@ PATH_KEYS = {
     "json",
     "wav",
     "name",
+    "peers_python",
     "runs",
     "vtln_map",
     "utt2spk",

@@ -44,8 +44,10 @@ class Decision:
         limits = threshold if isinstance(threshold, dict) else dict.fromkeys(self.labels, threshold)
         if missing := [self.labels[i] for i in self.words if self.labels[i] not in limits]:
             raise ValueError(f"no threshold for {', '.join(missing)}")
-        self.threshold = np.array([limits.get(label, np.inf) for label in self.labels])
-        self.release = release * self.threshold
+        self.threshold = [float(limits.get(label, np.inf)) for label in self.labels]
+        self.release = [release * limit for limit in self.threshold]
+        self.floor = [0.5 * limit for limit in self.release]  # below it nothing is being said
+        self._floors = np.array(self.floor)
         self.smoothing = max(1, round(smoothing_ms / step_ms))
         self.refractory = round(refractory_ms / step_ms)
         self.warm_up = round(warm_up_ms / step_ms)
@@ -54,30 +56,58 @@ class Decision:
     def reset(self) -> None:
         self.step = 0
         self.quiet_until = self.warm_up
-        self.recent = np.zeros((0, len(self.labels)))
-        self.active = np.zeros(len(self.labels), bool)
-        self.risen = np.zeros(len(self.labels), int)  # step at which each score last left its floor
-        self.smoothed = np.zeros(len(self.labels))
+        self.active = [False] * len(self.labels)
+        self.risen = [0] * len(self.labels)  # step at which each score last left its floor
+        self._recent = [np.zeros((self.smoothing, len(self.labels)))]  # the last scores, and maybe some before
+        self._calm = self.smoothing  # steps since a score was above its floor
+
+    @property
+    def smoothed(self) -> np.ndarray:
+        """The mean (labels,) over the last steps."""
+        recent = np.concatenate(self._recent)[-self.smoothing :]
+        return recent.sum(axis=0) / max(1, min(self.step, self.smoothing))
 
     def push(self, scores: np.ndarray) -> list[Detection]:
         """Scores (steps, labels), each row a probability by label, to the words now detected."""
+        steps = len(scores)
+        if not steps:
+            return []
+        self._recent.append(scores)
+        if len(self._recent) > self.smoothing + 1:
+            del self._recent[0]
+        calm = bool((scores < self._floors).all())
+        if calm and self._calm >= self.smoothing:  # so is their mean: nothing to look at, which is most of the time
+            self.step += steps
+            self.active, self.risen = [False] * len(self.labels), [self.step] * len(self.labels)
+            return []
+        self._calm = self._calm + steps if calm else 0
         found = []
-        for row in np.asarray(scores, np.float64):
-            self.recent = np.concatenate([self.recent, row[None]])[-self.smoothing :]
-            self.smoothed = self.recent.mean(axis=0)
+        for smoothed in self._means(steps).tolist():  # numbers of Python's own are quicker one by one
             self.step += 1
-            self.active &= self.smoothed >= self.release
-            self.risen = np.where(self.smoothed >= 0.5 * self.release, self.risen, self.step)
+            for i in self.words:
+                if smoothed[i] < self.release[i]:
+                    self.active[i] = False
+                if smoothed[i] < self.floor[i]:
+                    self.risen[i] = self.step
             if self.step < self.quiet_until:
                 continue
-            word = max(self.words, key=self.smoothed.__getitem__)
-            if self.smoothed[word] >= self.threshold[word] and not self.active[word]:
+            word = max(self.words, key=smoothed.__getitem__)
+            if smoothed[word] >= self.threshold[word] and not self.active[word]:
                 self.active[word] = True
                 self.quiet_until = self.step + self.refractory
                 seconds = self.step_ms / 1000
-                found.append(
-                    Detection(
-                        self.labels[word], self.risen[word] * seconds, self.step * seconds, float(self.smoothed[word])
-                    )
-                )
+                start, end = self.risen[word] * seconds, self.step * seconds
+                found.append(Detection(self.labels[word], start, end, smoothed[word]))
         return found
+
+    def _means(self, steps: int) -> np.ndarray:
+        """Of the scores up to each of the last steps (steps, labels)."""
+        n, width = self.smoothing, len(self.labels)
+        rows = np.concatenate(self._recent, dtype=np.float64)
+        self._recent = [rows[-n:]]
+        rows = rows[-(steps + n - 1) :]
+        windows = np.ndarray((steps, n, width), np.float64, rows, 0, (8 * width, 8 * width, 8))
+        total = np.add.reduce(windows, axis=1)  # row after row, so a mean has the same bits however the scores came
+        if self.step < n:  # fewer have been seen
+            return total / np.minimum(self.step + 1 + np.arange(steps), n)[:, None]
+        return total / n

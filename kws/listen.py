@@ -3,6 +3,7 @@
     python -m kws.listen checkpoint=runs/ghost-synthetic                    the microphone
     python -m kws.listen checkpoint=… input=recording.wav                   a sound file, as fast as it goes
     arecord -f S16_LE -r 16000 -t raw | python -m kws.listen checkpoint=… input=-
+    python -m kws.listen checkpoint=spotter.onnx                            what kws.export wrote, without torch
     python -m kws.listen checkpoint=… device=list                           which microphones there are
 
 Each word heard is a line: the moment its word began and the moment it was heard (seconds), the word, its score.
@@ -15,18 +16,17 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
-import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from kws import audio
 from kws.config import command
 from kws.decision import Detection
 from kws.errors import KwsError
-from kws.spotter import Spotter, open_checkpoint
 
 DEVICE_SILENT_S = 3.0  # without a block for this long the microphone is gone
 SILENT = f"the microphone gave no sound for {DEVICE_SILENT_S:g} s: unplugged, or taken by another program?"
@@ -38,21 +38,39 @@ def main(cfg: DictConfig) -> None:
     if cfg.device == "list":
         print(_sounddevice().query_devices())
         return
-    torch.set_num_threads(1)  # a step is too small to share
-    trained = open_checkpoint(cfg.checkpoint)
-    decision = OmegaConf.to_container(cfg.decision)
-    target = int(trained.options.sample_frequency)
+    target, labels, begin = _opened(cfg)
     try:
         with _source(cfg, target) as (rate, blocks, lag):
-            spotter = Spotter(trained, rate, **decision)
-            words = " ".join(label for label in trained.labels if not label.startswith("_"))
+            spotter = begin(rate)
+            words = " ".join(label for label in labels if not label.startswith("_"))
             print(f"listening at {rate} Hz for: {words}", file=sys.stderr, flush=True)
             _listen(cfg, spotter, rate, blocks, lag)
     except ValueError as error:
         raise KwsError(str(error)) from None
 
 
-def _listen(cfg: DictConfig, spotter: Spotter, rate: int, blocks: Iterator[np.ndarray], lag) -> None:
+def _opened(cfg: DictConfig) -> tuple[int, list[str], Callable]:
+    """The rate and the labels of a checkpoint or an exported file, and what begins a stream of a rate through it."""
+    decision = OmegaConf.to_container(cfg.decision)
+    if str(cfg.checkpoint).endswith(".onnx"):
+        from kws.runtime import Spotter
+
+        spotter = Spotter(cfg.checkpoint)
+        given = {o.partition("=")[0].lstrip("+~") for o in HydraConfig.get().overrides.task}
+        if "decision" not in given:  # the file knows its own; what the command line says comes first
+            decision = {key: value for key, value in decision.items() if f"decision.{key}" in given}
+        return spotter.rate, spotter.labels, lambda rate: spotter.stream(rate, **decision)
+    import torch
+
+    from kws.spotter import Spotter, open_checkpoint
+
+    torch.set_num_threads(1)  # a step is too small to share
+    trained = open_checkpoint(cfg.checkpoint)
+    rate = int(trained.options.sample_frequency)
+    return rate, trained.labels, lambda rate: Spotter(trained, rate, **decision)
+
+
+def _listen(cfg: DictConfig, spotter, rate: int, blocks: Iterator[np.ndarray], lag) -> None:
     meter = _Meter(spotter, cfg.meter if cfg.meter is not None else sys.stderr.isatty())
     seconds = busy = heard = 0
     started = time.perf_counter()
@@ -92,7 +110,7 @@ def _tell(detection: Detection, log) -> None:
 class _Meter:
     """One line that is drawn over: level, the words with most score, how far behind."""
 
-    def __init__(self, spotter: Spotter, shown: bool):
+    def __init__(self, spotter, shown: bool):
         self.spotter, self.shown, self.width, self.drawn = spotter, shown, 0, 0.0
 
     def draw(self, block: np.ndarray, seconds: float, lag: tuple[float, float]) -> None:

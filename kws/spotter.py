@@ -26,8 +26,11 @@ class Trained:
     config: dict
 
 
-def open_checkpoint(path: str | Path, device: str = "cpu") -> Trained:
+def open_checkpoint(path: str | Path, device: str = "cpu", averaged: bool = True) -> Trained:
     """Builds the model and front-end that a checkpoint describes.
+
+    Args:
+        averaged: take the averaged weights, where the run kept any.
 
     Raises:
         KwsError: the file is missing, foreign, cut short or of a newer format.
@@ -38,7 +41,7 @@ def open_checkpoint(path: str | Path, device: str = "cpu") -> Trained:
     model = instantiate(
         saved["config"]["model"], n_features=options.dim, n_classes=len(labels), shift_ms=options.frame_shift
     )
-    model.load_state_dict(saved["ema"] or saved["model"])
+    model.load_state_dict((averaged and saved["ema"]) or saved["model"])
     return Trained(model.to(device).eval(), FeatureExtractor(options).to(device), labels, options, saved["config"])
 
 

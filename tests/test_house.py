@@ -27,7 +27,9 @@ TORCH_FREE = [
     "features/__init__", "features/options", "features/framing", "features/tables", "features/kaldi_io",
     "features/online", "features/dither", "features/reference", "features/cmvn", "features/deltas", "features/pcen",
     "features/picture", "data/source", "data/espeak", "data/synthetic", "data/folder", "data/speech_commands",
-    "data/manifest", "data/kaldi", "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
+    "data/manifest", "data/kaldi", "errors", "resampling", "runtime/__init__", "runtime/file", "runtime/spotter",
+    "inspect", "listen", "benchmarks/listeners",
+    "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
     "utterances", "outputs",
 ]  # fmt: skip
 BLOCKS = {path.stem for path in (ROOT / "kws" / "blocks").glob("*.py")} - {"__init__", "base"}
@@ -58,7 +60,7 @@ def test_imports_go_down(path):
             assert LAYERS.index(other) <= LAYERS.index(layer), f"{path.name} imports {name}"
         assert other not in {p.stem for p in (ROOT / "kws").glob("*.py")} - {
             "config", "errors", "workers", "audio", "progress", "metrics", "losses", "plots", "streaming", "augment",
-            "decision",
+            "decision", "resampling",
         }, f"{path.name} imports the command {name}"  # fmt: skip
         if layer in SIBLINGS and other == layer and len(parts) > 1:
             target = name.split(".")[2] if name.count(".") > 1 else ""
@@ -70,6 +72,21 @@ def test_what_needs_no_torch_imports_none():
     modules = [name.removesuffix(".__init__") for name in modules]
     code = f"import importlib, sys; [importlib.import_module(m) for m in {modules}]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_runtime_imports_what_its_wheel_holds():
+    held = tomllib.loads((ROOT / "packaging/runtime/pyproject.toml").read_text())
+    held = held["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].values()
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {f"/{name}" for name in held} == set(wheel["exclude"])
+    for path in FILES:
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith(tuple(held)):
+            for imported in imports(path):
+                if imported.startswith("kws"):
+                    assert imported.replace(".", "/").startswith(tuple(h.removesuffix(".py") for h in held)), name
+                elif imported.split(".")[0] not in {"numpy", "onnxruntime"}:
+                    assert imported.split(".")[0] in sys.stdlib_module_names, f"{name} imports {imported}"
 
 
 def test_nothing_names_a_machine_or_swallows_errors():

@@ -19,10 +19,10 @@ import numpy as np
 import soundfile
 
 from kws.audio.pipes import Pipe, output_of
-from kws.audio.resampling import Resampler, resample, resampled
 from kws.audio.sndfile import Decoded
 from kws.audio.wav import FULL_SCALE, MAX_CHANNELS, MAX_RATE, OPEN_LENGTHS, Wav, open_wav
 from kws.errors import AudioError
+from kws.resampling import Resampler, resample, resampled
 
 __all__ = [
     "FULL_SCALE", "MAX_CHANNELS", "MAX_RATE", "OPEN_LENGTHS", "SUFFIXES", "AudioError", "Pipe", "Resampler",

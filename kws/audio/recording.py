@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from kws import audio
-from kws.audio.resampling import Resampler, resampled
 from kws.errors import AudioError
+from kws.resampling import Resampler, resampled
 
 KEPT = 1 << 20  # samples behind the place of reading that are held for parts that overlap
 SHORTEST, OVERSHOOT = 0.1, 0.5  # seconds: of a part, and that its end may lie behind the recording's

@@ -1,0 +1,89 @@
+"""Writes a checkpoint as one ONNX file: sound in, scores out, with all that a listener needs inside.
+
+    python -m kws.export checkpoint=runs/ghost-synthetic output=spotter.onnx
+    python -m kws.export checkpoint=… chunk_ms=20                     lower latency for more work
+    python -m kws.export checkpoint=… decision.threshold=0.8 check=my_recordings
+    python -m kws.listen checkpoint=spotter.onnx                      and python -m kws.inspect spotter.onnx
+
+The front-end, batch norm and normalisation are in the graph. What was written is run beside the checkpoint, in one
+piece and in many; the exit code is 1 where they differ. On a device the wheel kws-runtime is all that the file needs.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from kws import audio
+from kws.config import command
+from kws.data.espeak import SAMPLE_RATE, engine
+from kws.errors import KwsError
+from kws.spotter import Trained, open_checkpoint
+from kws.training import checkpoint
+
+TOLERANCE = 1e-4  # of a probability
+
+
+@command("export")
+def main(cfg: DictConfig) -> None:
+    try:
+        from kws.exporting.spotter import compare, export
+    except ImportError as error:
+        raise KwsError(f"{error.name} is missing: pip install 'kws[export]' (onnx and onnxruntime)") from None
+    torch.set_num_threads(1)
+    trained = open_checkpoint(cfg.checkpoint, averaged=cfg.averaged)
+    if cfg.streams not in (1, "any"):
+        raise KwsError(f"streams={cfg.streams}: expected 1 or any")
+    decision = OmegaConf.to_container(cfg.decision)
+    sounds = _sounds(cfg.check, trained)
+    export(trained, cfg.output, cfg.chunk_ms, cfg.streams == "any", decision, cfg.licence, _identity(cfg, trained))
+    result = compare(trained, cfg.output, sounds, decision)
+    size, step_ms = os.path.getsize(cfg.output), trained.model.stride * trained.options.frame_shift
+    chunk_ms = max(1, -(-cfg.chunk_ms // step_ms)) * step_ms
+    print(
+        f"{cfg.output}: {size / 1000:.0f} kB, {len(trained.labels)} labels, chunks of {chunk_ms:g} ms\n"
+        f"largest difference in a probability, on {result.seconds:.1f} s of sound: {result.difference:.1e} to torch,"
+        f" {result.by_chunks:.1e} between one piece and many\n"
+        f"{result.n_words} words heard, {'the same' if result.same_words else 'not the same'} as by the checkpoint\n"
+        f"{result.ms_per_second:.2f} ms of one core per second of sound"
+    )
+    if max(result.difference, result.by_chunks) > TOLERANCE or not result.same_words:
+        print(f"error: {cfg.output} does not hear what the checkpoint hears (more than {TOLERANCE:g} apart)")
+        raise SystemExit(1)
+
+
+def _identity(cfg: DictConfig, trained: Trained) -> dict:
+    """Which run the weights are from."""
+    saved = checkpoint.load(cfg.checkpoint)
+    position = saved.get("position")
+    return {
+        "name": trained.config.get("name"), "step": position.get("step") if isinstance(position, dict) else position,
+        "seed": saved.get("seed"), "averaged": bool(cfg.averaged and saved["ema"]), "kws": saved.get("kws"),
+    }  # fmt: skip
+
+
+def _sounds(given: str | None, trained: Trained) -> list[np.ndarray]:
+    """What the file is checked on: given recordings, or the words spoken by espeak-ng, or made sound without it."""
+    rate = int(trained.options.sample_frequency)
+    if given is not None:
+        path = Path(given)
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.SUFFIXES)
+        if not files:
+            raise KwsError(f"check={given}: no sound file, and no folder of some")
+        return [audio.read(file, channel=0, rate=rate)[0] for file in files[:100]]
+    words = [label for label in trained.labels if not label.startswith("_")]
+    rng, pieces = np.random.default_rng(0), []
+    try:
+        for word in words[:20]:
+            spoken = engine().speak(word, "en-us", "f2", 150, 50)
+            pieces += [audio.resample(spoken, SAMPLE_RATE, rate), np.zeros(rate // 2, np.float32)]
+    except KwsError:
+        pieces = [3000 * np.sin(np.cumsum(rng.uniform(0.02, 1.0, 20).repeat(rate // 4))).astype(np.float32)]
+    sound = np.concatenate([np.zeros(rate // 2, np.float32), *pieces])
+    return [np.rint(sound + 20 * rng.standard_normal(len(sound))).clip(-32768, 32767).astype(np.float32)]
+
+
+if __name__ == "__main__":
+    main()

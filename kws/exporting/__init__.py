@@ -1,0 +1,1 @@
+"""A trained model and its front-end as one small ONNX graph: what `kws.export` writes."""

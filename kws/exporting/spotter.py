@@ -1,0 +1,104 @@
+"""A trained model as one file, and proof that the file hears what the model hears."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kws import __version__
+from kws.decision import Decision
+from kws.errors import KwsError
+from kws.exporting.build import build
+from kws.features import describe
+from kws.runtime import Spotter
+from kws.runtime.file import FORMAT, MAX_BYTES, write_about
+from kws.spotter import Spotter as TorchSpotter
+from kws.spotter import Trained
+
+
+def export(
+    trained: Trained, path: str | Path, chunk_ms: float = 100.0, many: bool = False, decision: dict | None = None,
+    licence: str | None = None, run: dict | None = None,
+) -> None:  # fmt: skip
+    """Writes a spotter.
+
+    Args:
+        chunk_ms: of sound that is worked on at a time, rounded up to whole steps of the model.
+        many: the number of streams in the graph's inputs is open, which costs each a little more.
+        decision: arguments of `Decision` that the file carries.
+        licence, run: what is recorded of the weights' licence and of where they come from.
+
+    Raises:
+        KwsError: the model or its front-end cannot be exported, or the decision cannot be.
+    """
+    options, model = trained.options, trained.model
+    step_ms = model.stride * options.frame_shift
+    steps = max(1, -(-chunk_ms // step_ms))
+    try:
+        Decision(trained.labels, step_ms, **(decision or {}))
+    except (TypeError, ValueError) as error:
+        raise KwsError(f"decision: {error}") from None
+    built = build(model, options, int(steps) * model.stride, many)
+    about = {
+        "format": FORMAT, "kws": __version__, "labels": trained.labels, "sample_rate": int(options.sample_frequency),
+        "chunk": int(steps) * model.stride * options.shift_samples, "steps": int(steps),
+        "overlap": options.window_samples - options.shift_samples, "step_ms": step_ms,
+        "offset_ms": options.frame_length - options.frame_shift, "decision": decision or {}, "state": built.state,
+        "features": describe(options), "model": trained.config["model"], "licence": licence, "run": run or {},
+    }  # fmt: skip
+    content = write_about(built.proto.SerializeToString(), about)
+    if len(content) > MAX_BYTES:
+        raise KwsError(f"the file would have {len(content) >> 20} MB; the runtime takes {MAX_BYTES >> 20}")
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise KwsError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+@dataclass(frozen=True)
+class Check:
+    """Of an exported file against its checkpoint."""
+
+    seconds: float  # of sound
+    difference: float  # largest, of a probability, between ONNX Runtime and torch
+    by_chunks: float  # likewise between sound in one piece and in many
+    same_words: bool  # the detections of both are the same
+    n_words: int
+    spread: float  # largest standard deviation of a label's probability: a check on silence proves little
+    ms_per_second: float  # of one core, for a second of sound, resampling left out
+
+
+def compare(trained: Trained, path: str | Path, sounds: list[np.ndarray], decision: dict | None = None) -> Check:
+    """Runs sounds (n,), at the model's rate, through the checkpoint and through the exported file."""
+    spotter, rng = Spotter(path), np.random.default_rng(0)
+    difference = by_chunks = busy = spread = 0.0
+    same, n_words = True, 0
+    for sound in sounds:
+        expected = TorchSpotter(trained).scores(sound, flush=True)
+        stream = spotter.stream()
+        whole = stream.scores(sound, flush=True)
+        if whole.shape != expected.shape:
+            raise KwsError(f"{path}: {len(whole)} steps, {len(expected)} expected: this is a bug in kws.export")
+        rows, at = [], 0
+        while at < len(sound):
+            size = int(rng.integers(1, 2 * spotter.chunk))
+            rows.append(stream.scores(sound[at : at + size]))
+            at += size
+        rows = np.concatenate([*rows, stream.scores(sound[:0], flush=True)])
+        if len(whole):
+            difference = max(difference, float(np.abs(whole - expected).max()))
+            by_chunks = max(by_chunks, float(np.abs(rows - whole).max()))
+            spread = max(spread, float(expected.std(axis=0).max()))
+        begun = time.process_time()
+        heard = [d for at in range(0, len(sound), spotter.chunk) for d in stream.push(sound[at : at + spotter.chunk])]
+        busy += time.process_time() - begun
+        heard += stream.push(sound[:0], flush=True)
+        there = TorchSpotter(trained, **(decision or {})).push(sound, flush=True)
+        same &= [(d.word, d.start, d.end) for d in heard] == [(d.word, d.start, d.end) for d in there]
+        n_words += len(heard)
+    seconds = sum(map(len, sounds)) / spotter.rate
+    return Check(seconds, difference, by_chunks, same, n_words, spread, 1000 * busy / max(seconds, 1e-9))

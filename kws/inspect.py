@@ -1,0 +1,69 @@
+"""Says in words what an exported file holds.
+
+python -m kws.inspect spotter.onnx
+python -m kws.inspect spotter.onnx json=true        everything that it says of itself
+"""
+
+import json
+import math
+import sys
+
+from kws import __version__
+from kws.errors import KwsError
+from kws.runtime import file
+
+
+def describe(path: str) -> str:
+    """The description of a file, as lines.
+
+    Raises:
+        ModelError: it is no spotter.
+    """
+    content, about = file.read(path)
+    words = [label for label in about["labels"] if not label.startswith("_")]
+    rate, features, decision = about["sample_rate"], about.get("features", {}), about["decision"]
+    limits = decision.get("threshold", 0.7)
+    numbers = sum(math.prod(shape) for shape in about["state"].values())
+    rows = {
+        "file": f"{path}, {len(content) / 1000:.0f} kB, format {about['format']}, by kws {about.get('kws', '?')}",
+        "hears": ", ".join(words) or "no word",
+        "other labels": ", ".join(label for label in about["labels"] if label not in words) or "none",
+        "sound": f"{rate} Hz, float32 in int16 units, in chunks of {1000 * about['chunk'] / rate:g} ms"
+        f" ({about['chunk']} samples)",
+        "scores": f"every {about['step_ms']:g} ms, {about['steps']} a chunk",
+        "a word is": f"a score of {limits if not isinstance(limits, dict) else 'its own'}, mean of "
+        f"{decision.get('smoothing_ms', 200):g} ms; then {decision.get('refractory_ms', 700):g} ms of silence; none"
+        f" in the first {decision.get('warm_up_ms', 500):g} ms",
+        "features": f"{features.get('type', '?')}, windows of {features.get('frame_length', 0):g} ms every"
+        f" {features.get('frame_shift', 0):g} ms",
+        "state of a stream": f"{4 * numbers:,} bytes in {len(about['state'])} tensors",
+        "licence of the weights": about.get("licence") or "not recorded",
+        "from": ", ".join(f"{k} {v}" for k, v in (about.get("run") or {}).items() if v is not None) or "not recorded",
+    }
+    if isinstance(limits, dict):
+        rows["thresholds"] = ", ".join(f"{word} {limit:g}" for word, limit in limits.items())
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if "--version" in arguments:
+        print(f"kws {__version__}")
+        return
+    paths = [a.removeprefix("checkpoint=") for a in arguments if a not in ("json=true", "json=false")]
+    if len(paths) != 1 or paths[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        raise SystemExit(0 if paths and paths[0] in ("-h", "--help") else 2)
+    try:
+        if "json=true" in arguments:
+            print(json.dumps(file.read(paths[0])[1], indent=2, ensure_ascii=False))
+        else:
+            print(describe(paths[0]))
+    except KwsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""What is exported hears what was trained: every model and every front-end, whole and in pieces, one stream or many."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import RATE, ROOT, WORDS, config, run, speechlike, spoken, tiny
+from hydra.utils import instantiate
+
+from kws.config import conf_dir
+from kws.errors import KwsError
+from kws.exporting.build import build
+from kws.exporting.frontend import add_frontend
+from kws.exporting.graph import Graph
+from kws.exporting.spotter import compare, export
+from kws.features import make_options
+from kws.features.extractor import FeatureExtractor
+from kws.inspect import describe
+from kws.runtime import ModelError, Spotter
+from kws.runtime.file import OPERATORS, read, write_about
+from kws.spotter import Trained, open_checkpoint
+from kws.train import train
+
+MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+LABELS = ["yes", "no", "_unknown_", "_silence_"]
+
+
+def trained_of(model: str, features: str = "fbank", *more: str) -> Trained:
+    """A model that no training made, with statistics as training leaves them and scores that differ."""
+    torch.manual_seed(0)
+    cfg = config("cost", f"model={model}", f"features={features}", *more)
+    options = make_options(**cfg.features)
+    net = instantiate(cfg.model, n_features=options.dim, n_classes=len(LABELS), shift_ms=options.frame_shift).eval()
+    extractor = FeatureExtractor(options)
+    for name, parameter in net.named_parameters():
+        if parameter.dim() < 2:
+            torch.nn.init.normal_(parameter, 1.0 if name.endswith("weight") else 0.0, 0.2)
+    frames = extractor(torch.from_numpy(speechlike(3 * RATE, 1))[None])[0]
+    net.normalise_by(frames[0])
+    with torch.no_grad():  # each norm's statistics are those of what reaches it
+        norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+        net.train()(frames)
+        net.eval()
+        logits = net(frames)[0, 20:]
+        net.classifier.weight.mul_(2 / logits.std(0).mean().clamp(min=1e-3))
+        net.classifier.bias.sub_(net(frames)[0, 20:].mean(0))
+    return Trained(net, extractor, LABELS, options, {"model": {}, "name": "made"})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_scores_the_same(name, tmp_path):
+    trained = trained_of(name)
+    export(trained, tmp_path / "s.onnx", 100, decision={"threshold": 0.6, "warm_up_ms": 100})
+    onnx.checker.check_model(str(tmp_path / "s.onnx"))
+    result = compare(trained, tmp_path / "s.onnx", [speechlike(2 * RATE, 2)], {"threshold": 0.6, "warm_up_ms": 100})
+    assert result.spread > 0.02, "these scores hardly move: the test would not see a mistake"
+    assert result.difference < 1e-4
+    assert result.by_chunks < 1e-6
+    assert result.same_words
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "features").glob("*.yaml")))
+@pytest.mark.parametrize("chunk_ms", [20, 80])
+def test_every_front_end_scores_the_same(name, chunk_ms, tmp_path):
+    trained = trained_of("dscnn_10k", name)
+    export(trained, tmp_path / "s.onnx", chunk_ms)
+    result = compare(trained, tmp_path / "s.onnx", [speechlike(RATE, 2), speechlike(100), speechlike(500)])
+    assert result.difference < 1e-4
+    assert result.same_words
+
+
+OPTIONS = [
+    {"use_energy": True}, {"use_energy": True, "htk_compat": True, "raw_energy": False, "energy_floor": 1.0},
+    {"use_power": False}, {"use_log_fbank": False}, {"window_type": "hamming"}, {"remove_dc_offset": False},
+    {"window_type": "hanning", "htk_mode": True}, {"preemphasis_coefficient": 0.0}, {"sample_frequency": 8000.0},
+    {"frame_length": 20.0}, {"sample_frequency": 11025.0, "round_to_power_of_two": False},
+    {"type": "mfcc", "use_energy": True}, {"type": "mfcc", "use_energy": False, "htk_compat": True},
+    {"type": "spectrogram", "return_raw_fft": True}, {"frame_length": 32.0, "low_freq": 0.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("told", OPTIONS, ids=lambda told: ",".join(f"{k}={v}" for k, v in told.items()))
+def test_front_ends_compute_what_the_extractor_does(told, batched):
+    import onnxruntime
+
+    o, n = make_options(**{"type": "fbank", **told}), 5
+    sound = speechlike(o.window_samples + (n - 1) * o.shift_samples, 3) + 300
+    frames = FeatureExtractor(o)(torch.from_numpy(sound)[None])[0][0].numpy().astype(np.float64)
+    mean, std = frames.mean(axis=0), frames.std(axis=0) + 0.2 + 1e-4 * np.abs(frames).max(axis=0)
+    graph = Graph(batched)
+    out = add_frontend(graph, "samples", n, o, mean, std, 5.0)
+    batch = ["streams"] if batched else []
+    proto = graph.finish({"samples": [*(batch or [1]), len(sound)]}, {"frames": (out, [*batch, n, o.dim])})
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    got = session.run(None, {"samples": np.stack([sound[::-1].copy(), sound])[1 - len(batch) :]})[0]
+    np.testing.assert_allclose(got[1] if batched else got, ((frames - mean) / std).clip(-5, 5), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["ghost_10k", "ghost_2d_10k", "dscnn_10k", "gru"])
+def test_many_streams_in_one_graph(name, tmp_path):
+    import onnxruntime
+
+    trained = trained_of(name)
+    export(trained, tmp_path / "s.onnx", 40, many=True)
+    content, about = read(tmp_path / "s.onnx")
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    sounds = np.stack([speechlike(RATE, seed) for seed in range(3)])
+    state = {
+        v.name: np.zeros([3 if isinstance(n, str) else n for n in v.shape], np.float32) for v in session.get_inputs()
+    }
+    size, rows = about["chunk"], []
+    state["past"] = sounds[:, : about["overlap"]]
+    names = [v.name for v in session.get_outputs()]
+    for at in range(about["overlap"], RATE - size, size):
+        out = dict(zip(names, session.run(names, {**state, "samples": sounds[:, at : at + size]}), strict=True))
+        rows.append(out["probabilities"])
+        state = {name.removeprefix("next_"): value for name, value in out.items() if name != "probabilities"}
+    rows = np.concatenate(rows, axis=1)
+    spotter = Spotter(tmp_path / "s.onnx")
+    for i, sound in enumerate(sounds):
+        alone = spotter.stream().scores(sound)[: rows.shape[1]]
+        np.testing.assert_allclose(rows[i], alone, atol=1e-5)
+
+
+def test_nodes_are_few_and_known(tmp_path):
+    trained = trained_of("ghost")
+    for steps, most in ((1, 130), (5, 150)):
+        graph = build(trained.model, trained.options, steps * trained.model.stride).proto.graph
+        assert len(graph.node) <= most
+        assert {node.op_type for node in graph.node} <= OPERATORS
+        assert all(
+            len(name) < 8 for node in graph.node for name in node.output if not name.startswith(("next", "prob"))
+        )
+        assert not any(node.name or node.doc_string for node in graph.node)
+
+
+def test_what_cannot_be_exported_is_named(tmp_path):
+    with pytest.raises(KwsError, match="snip_edges"):
+        export(trained_of("dscnn_10k", "fbank", "features.snip_edges=false"), tmp_path / "s.onnx")
+    with pytest.raises(KwsError, match="dither"):
+        export(trained_of("dscnn_10k", "fbank", "features.dither=1"), tmp_path / "s.onnx")
+    with pytest.raises(KwsError, match="no threshold for no"):
+        export(trained_of("dscnn_10k"), tmp_path / "s.onnx", decision={"threshold": {"yes": 0.5}})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def folder(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "run"
+    train(config("train", *tiny(corpus, "train.epochs=12", "model.window_ms=500")), folder)
+    return folder
+
+
+def test_the_commands(folder, tmp_path):
+    from kws import audio
+
+    rng = np.random.default_rng(3)
+    sound = np.concatenate([x for w in [*WORDS, "low"] for x in (rng.standard_normal(RATE) * 60, spoken(w, rng))])
+    audio.write(tmp_path / "said.wav", sound, RATE)
+    decision = ["decision.threshold=0.5", "decision.smoothing_ms=100", "decision.warm_up_ms=300"]
+    out = tmp_path / "a spotter.onnx"
+    done = run(f"checkpoint={folder}", f"output={out}", f"check={tmp_path / 'said.wav'}", "licence=CC0", *decision,
+               module="kws.export")  # fmt: skip
+    assert "the same as by the checkpoint" in done.stdout
+    said = subprocess.run([sys.executable, "-m", "kws.inspect", str(out)], cwd=ROOT, capture_output=True, text=True)
+    for words in ("low", "16000 Hz", "chunks of 100 ms", "CC0", "a score of 0.5", "fbank", "averaged True"):
+        assert words in said.stdout, words
+    by_torch = run(f"checkpoint={folder}", f"input={tmp_path / 'said.wav'}", *decision, module="kws.listen")
+    by_file = run(f"checkpoint={out}", f"input={tmp_path / 'said.wav'}", module="kws.listen")  # its own decision
+    assert len(by_torch.stdout.splitlines()) >= 3
+    assert by_file.stdout == by_torch.stdout
+    never = run(f"checkpoint={out}", f"input={tmp_path / 'said.wav'}", "decision.threshold=1.5", module="kws.listen")
+    assert never.stdout == ""
+
+
+def test_a_word_and_its_rate(folder, tmp_path):
+    """Sound of another rate, in the runtime as in torch."""
+    from kws import audio
+
+    trained = open_checkpoint(folder)
+    export(trained, tmp_path / "s.onnx", 100)
+    rng = np.random.default_rng(1)
+    sound = audio.resample(np.concatenate([spoken(word, rng) for word in WORDS]), RATE, 44100)
+    from kws.spotter import Spotter as TorchSpotter
+
+    expected = TorchSpotter(trained, 44100).scores(sound, flush=True)
+    got = Spotter(tmp_path / "s.onnx").stream(44100).scores(sound, flush=True)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("found", "word"), [(0, "export the checkpoint again"), (2, "upgrade kws")])
+def test_other_formats_are_refused(found, word, tmp_path):
+    trained = trained_of("dscnn_10k")
+    export(trained, tmp_path / "s.onnx", 20)
+    content, about = read(tmp_path / "s.onnx")
+    (tmp_path / "other.onnx").write_bytes(write_about(content, {**about, "format": found}))
+    with pytest.raises(ModelError, match=word):
+        describe(str(tmp_path / "other.onnx"))
+
+
+def test_the_description_is_all_there(tmp_path):
+    trained = trained_of("dscnn_10k")
+    export(trained, tmp_path / "s.onnx", 30, decision={"threshold": {"yes": 0.5, "no": 0.6}}, licence="CC0")
+    about = json.loads(json.dumps(read(tmp_path / "s.onnx")[1]))
+    assert about["labels"] == LABELS
+    assert about["features"]["num_mel_bins"] == 40
+    assert about["steps"] == 2, "30 ms are rounded up to 40"
+    assert "yes 0.5, no 0.6" in describe(str(tmp_path / "s.onnx"))
