@@ -1,7 +1,7 @@
 """Samples to normalised log mel energies or cepstra, as products with matrices.
 
-`ExportableExtractor` says the same in torch. Here even samples are parted from odd ones: their transforms E and O give
-two points of the spectrum each, X[k] = E + O and X[N/2 - k] = conj(E - O), so that matrices of half the size do.
+Even samples are parted from odd ones: their transforms E and O give two points of the spectrum each, X[k] = E + O and
+X[N/2 - k] = conj(E - O), so that matrices of half the size do.
 """
 
 import math
