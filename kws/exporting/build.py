@@ -1,5 +1,6 @@
 """A model and its front-end to one ONNX graph of a stream's step: samples and state in, probabilities and state out."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,8 @@ def build(model: AcousticModel, options: Options, n_frames: int, batched: bool =
         raise ValueError(f"{n_frames} frames, not a multiple of the model's stride {model.stride}")
     state = {name: slot for name, slot in model.initial_state().items() if name not in ("input", "pool")}
     example = torch.zeros(1, n_frames, model.n_features)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The tensor attributes")  # of nn.GRU, which lists its weights twice
         program = torch.export.export(Step(model.eval()), (example, state), strict=False)
     orders, wishes = {name: np.arange(slot.shape[1]) for name, slot in state.items()}, {}
     for _ in range(2):  # the first finds out which order of channels suits whom
