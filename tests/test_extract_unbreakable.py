@@ -67,7 +67,7 @@ def test_twenty_thousand_files_killed_at_random_until_done(tmp_path, workers, fo
     while code is None:
         process = start(f"input={root}", f"output={out}", f"format={format}", f"workers={workers}")
         before = data.stat().st_size if data.exists() else 0
-        until = before + draw.uniform(0.02, 0.25) * size if draw.random() < 0.8 else before  # or while it begins
+        until = before + draw.uniform(0.01, 0.12) * size if draw.random() < 0.8 else before  # or while it begins
         deadline = time.monotonic() + 100
         while process.poll() is None and (data.stat().st_size if data.exists() else 0) < until:
             assert time.monotonic() < deadline
@@ -78,7 +78,7 @@ def test_twenty_thousand_files_killed_at_random_until_done(tmp_path, workers, fo
         code = None if process.returncode == -signal.SIGKILL else process.returncode
         killed += code is None
     assert code == 1  # files failed
-    assert killed >= 5
+    assert killed >= 3  # a fast machine leaves little time between
     assert contents(out) == undisturbed
 
 
