@@ -2,6 +2,7 @@
 
 import warnings
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kws import audio
-from kws.features import describe, from_file, make_options, n_frames, read_conf, write_conf
+from kws.features import describe, from_file, make_options, n_frames, read_conf, reference, simd, write_conf
 from kws.features.extractor import FeatureExtractor
 from kws.features.online import OnlineExtractor
 from kws.features.options import WINDOW_TYPES
@@ -185,6 +186,47 @@ def test_a_kaldi_configuration(tmp_path):
             read_conf(path, "mfcc")
     with pytest.raises(ValueError, match=r"no\.conf: No such file"):
         make_options("fbank", conf=tmp_path / "no.conf")
+
+
+@pytest.mark.parametrize(("kind", "chosen"), OPTION_SETS, ids=str)
+def test_gradients_reach_the_samples(kind, chosen):
+    extractor = FeatureExtractor(make_options(kind, **chosen)).double()
+    samples = torch.from_numpy(speechlike(700))[None].double().requires_grad_()
+    frames, _ = extractor.stream(samples, flush=True)
+    (gradient,) = torch.autograd.grad(frames.sum(), samples)
+    step = torch.zeros_like(samples)
+    step[0, 300] = 1e-3
+    with torch.no_grad():
+        there, back = (extractor.stream(samples + sign * step, flush=True)[0].sum() for sign in (1, -1))
+    assert torch.isclose(gradient[0, 300], (there - back) / 2e-3, rtol=1e-3)
+
+
+def test_logarithms_of_vectors():
+    @numba.njit
+    def logs(x, y):
+        for i in range(0, len(x), simd.LANES):
+            simd.store(y, i, simd.log(simd.load(x, i)))
+
+    exponents = np.random.default_rng(0).uniform(-126, 128, 1 << 16)
+    x = np.concatenate([np.exp2(exponents), 1 + exponents * 2**-20]).astype(np.float32)
+    special = np.array([np.inf, np.nan, 1.0, np.finfo(np.float32).max], np.float32)
+    x[: len(special)] = special
+    logs(x, y := np.empty_like(x))
+    np.testing.assert_array_equal(y[:3], [np.inf, np.nan, 0])
+    expected = np.log(x[3:].astype(np.float64))
+    assert (np.abs(y[3:] - expected) <= 1.5 * np.spacing(np.abs(expected.astype(np.float32)))).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(length=st.integers(2, 120), shift=st.integers(1, 130), frames=st.integers(1, 40), padded=st.booleans())
+def test_windows_of_any_length(length, shift, frames, padded):
+    """Transforms of any even size, windows that overlap or leave samples out, whole vectors of frames and not."""
+    options = make_options("spectrogram", sample_frequency=1000.0, frame_length=float(length), frame_shift=float(shift),
+                           round_to_power_of_two=padded, return_raw_fft=True)  # fmt: skip
+    samples = speechlike(length + (frames - 1) * shift)
+    found, expected = OnlineExtractor(options).push(samples, flush=True), reference.compute(samples, options)
+    assert found.shape == (frames, options.dim)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * max(1, np.abs(expected).max()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -30,7 +30,7 @@ TORCH_FREE = [
     "data/manifest", "data/kaldi", "errors", "resampling", "runtime/__init__", "runtime/file", "runtime/spotter",
     "inspect", "listen", "benchmarks/listeners",
     "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
-    "utterances", "outputs",
+    "utterances", "outputs", "features/kernel", "features/simd", "features/sliding", "computer", "extract",
 ]  # fmt: skip
 BLOCKS = {path.stem for path in (ROOT / "kws" / "blocks").glob("*.py")} - {"__init__", "base"}
 SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": BLOCKS}
