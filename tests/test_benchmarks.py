@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -127,9 +128,19 @@ def test_models_are_measured_and_drawn(tmp_path, capsys):
     ghost = untrained(settings("ghost_10k", "models"), config("benchmark_models").features).model
     assert int(rows[0]["parameters"]) == sum(p.numel() for p in ghost.parameters())
     assert "ghost_10k" in printed
+    assert all(0 < float(row["onnx_us"]) < 1e5 for row in rows)
     assert (tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(KwsError, match=r"there is no gost; choose from .*ghost"):
         models.main.__wrapped__(config("benchmark_models", "models=[gost]"))
+
+
+def test_without_onnx_runtime_its_column_is_empty(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    models.main.__wrapped__(config("benchmark_models", "models=[gru]", "rounds=1", f"csv={tmp_path / 'm.csv'}"))
+    (row,) = csv.DictReader((tmp_path / "m.csv").read_text().splitlines())
+    assert row["onnx_us"] == ""
+    assert float(row["stream_us"]) > 0
+    assert "onnxruntime is missing" in capsys.readouterr().out
 
 
 def test_the_line_of_models_that_none_beats():

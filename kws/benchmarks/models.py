@@ -1,16 +1,18 @@
 """Measures every model under conf/model without training: size, work, memory, speed.
 
     python -m kws.benchmarks.models                                       all of them, in some minutes
-    python -m kws.benchmarks.models models=[ghost,dscnn,bcresnet] csv=models.csv
+    python -m kws.benchmarks.models models=[ghost,dscnn,bcresnet] csv=models.csv onnx=false
     python -m kws.benchmarks.models runs=runs/architectures plot=pareto.png   with what they reached in training
 
 One thread. `clips/s` is forward, backward and update of a batch of one-second clips; `µs` the CPU time of a stream's
-100 ms in torch, frames to logits: medians of rounds in which every model is measured once, as a busy machine hits all
-alike. `runs=` takes the best validation accuracy from the runs of that folder that are named as the models are;
-`plot=` draws it over the multiply-accumulates, with the line of models that none beats in both.
+100 ms: in torch from frames to logits, in ONNX Runtime all that `kws.runtime` does from samples to detections. They are
+medians of rounds in which every model is measured once, as a busy machine hits all alike. `onnx=false` saves the second
+that a model's export takes. `runs=` takes the best validation accuracy from the runs of that folder that are named as
+the models are; `plot=` draws it over the multiply-accumulates, with the line of models that none beats in both.
 """
 
 import csv
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -19,13 +21,15 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from kws.benchmarks.rounds import cell, interleaved, show
+from kws.benchmarks.rounds import cell, interleaved, show, sound
 from kws.benchmarks.untrained import names, settings, untrained
 from kws.config import command
 from kws.errors import KwsError
 from kws.models.acoustic import AcousticModel
 from kws.models.cost import cost
 from kws.progress import progress
+from kws.runtime import Spotter
+from kws.spotter import Trained
 from kws.training.log import read_rows
 
 COLUMNS = {  # of the table: heading and how a figure is written; those of rounds are medians with their spread
@@ -37,6 +41,7 @@ COLUMNS = {  # of the table: heading and how a figure is written; those of round
     "step_ms": ("step ms", "{:.0f}"),
     "clips_per_second": ("train clips/s", None),
     "stream_us": ("µs a 100 ms", None),
+    "onnx_us": ("in ONNX Runtime", None),
     "accuracy": ("accuracy %", "{:.1f}"),
 }
 
@@ -59,6 +64,32 @@ def streaming_seconds(model: AcousticModel, chunks: int) -> float:
     for _ in range(chunks):
         _, state = model.stream(frames, state)
     return (time.process_time() - began) / chunks
+
+
+def exported(models: dict[str, Trained]) -> dict[str, Spotter]:
+    """The models as the runtime opens them; none, said with the reason, where its packages are missing."""
+    try:
+        import onnxruntime  # noqa: F401
+
+        from kws.exporting.spotter import export
+    except ImportError as error:
+        print(f"no figures of ONNX Runtime: {error.name} is missing (pip install 'kws[export]')")
+        return {}
+    spotters = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, trained in progress(models.items(), desc="exporting", unit=" models"):
+            export(trained, f"{folder}/{name}.onnx")
+            spotters[name] = Spotter(f"{folder}/{name}.onnx")
+    return spotters
+
+
+def runtime_seconds(spotter: Spotter, chunks: int) -> float:
+    """Seconds that 100 ms of a stream cost, from samples to detections."""
+    stream, samples = spotter.stream(), sound(spotter.chunk / spotter.rate).astype(np.int16)
+    began = time.process_time()
+    for _ in range(chunks):
+        stream.push(samples)
+    return (time.process_time() - began) / chunks * 100 / spotter.chunk_ms
 
 
 def reached(runs: str, name: str) -> float | None:
@@ -105,21 +136,25 @@ def draw(rows: list[dict], path: str) -> None:
 def main(cfg: DictConfig) -> None:
     torch.set_num_threads(1)
     models = {name: untrained(settings(name, "models"), cfg.features, cfg.classes) for name in cfg.models or names()}
+    spotters = exported(models) if cfg.onnx else {}
     with progress(total=(cfg.rounds + 1) * len(models), desc="measuring", unit=" models") as bar:
 
-        def measure(model: AcousticModel) -> list[float]:
+        def measure(name: str) -> list[float]:
             bar.update()
-            return [training_seconds(model, cfg.batch), streaming_seconds(model, cfg.chunks)]
+            model = models[name].model
+            seconds = [training_seconds(model, cfg.batch), streaming_seconds(model, cfg.chunks)]
+            return [*seconds, runtime_seconds(spotters[name], cfg.chunks)] if spotters else seconds
 
-        measured = interleaved({name: partial(measure, t.model) for name, t in models.items()}, cfg.rounds + 1, 0)
+        measured = interleaved({name: partial(measure, name) for name in models}, cfg.rounds + 1, 0)
     rows = []
     for name, trained in models.items():
         figures = cost(trained.model, trained.options.frame_shift)
-        update, chunk = measured[name][1:].T  # the first warms up
+        update, chunk, *runtime = measured[name][1:].T  # the first warms up
         rows.append({
             "model": name, "parameters": figures.parameters, "macs_per_second": figures.macs_per_second,
             "state_bytes": figures.state_bytes, "receptive_field_ms": figures.receptive_field_ms,
             "step_ms": figures.step_ms, "clips_per_second": cfg.batch / update, "stream_us": 1e6 * chunk,
+            "onnx_us": 1e6 * runtime[0] if runtime else None,
             "accuracy": reached(cfg.runs, name) if cfg.runs else None,
         })  # fmt: skip
     rows.sort(key=lambda row: (-(row["accuracy"] or 0), row["parameters"]))
