@@ -11,8 +11,6 @@ from kws.training.trainer import Trainer, say
 
 def begin(trainer: Trainer) -> bool:
     """Resumes, fits another checkpoint's weights, or starts fresh. False if the run is already finished."""
-    if trainer.rank == 0:
-        trainer.folder.mkdir(parents=True, exist_ok=True)
     origin = trainer.cfg.resume["from"]
     path = trainer.folder / checkpoint.LAST if origin == "auto" else Path(str(origin))
     if path.is_dir():
