@@ -59,7 +59,8 @@ def _identity(cfg: DictConfig, trained: Trained) -> dict:
     position = saved.get("position")
     return {
         "name": trained.config.get("name"), "step": position.get("step") if isinstance(position, dict) else position,
-        "seed": saved.get("seed"), "averaged": bool(cfg.averaged and saved["ema"]), "kws": saved.get("kws"),
+        "seed": saved.get("seed"), "window_ms": trained.config["train"]["window_ms"],
+        "averaged": bool(cfg.averaged and saved["ema"]), "kws": saved.get("kws"),
     }  # fmt: skip
 
 
