@@ -128,6 +128,22 @@ def test_the_second_training_in_one_folder_is_refused_with_the_first_ones_number
     assert not (folder / ".lock").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ("epochs=abc", "expected a whole number of at least 1"),
+        ("batch_size=0", "expected a whole number of at least 1"),
+        ("workers=-1", "expected a whole number of at least 0"),
+        ("ema=1.5", "expected a number of at least 0 and below 1"),
+        ("mixup=-1", "expected a number of at least 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named(corpus, tmp_path, wrong, expected):
+    with pytest.raises(KwsError, match=f"^train.{wrong}: {expected}$"):
+        trained(corpus, tmp_path / "run", f"train.{wrong}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_named(corpus, tmp_path):
     (tmp_path / "runs").touch()
     with pytest.raises(KwsError, match=f"runs: {tmp_path}/runs/a cannot be written"):

@@ -25,7 +25,7 @@ def begin(trainer: Trainer) -> bool:
         report = checkpoint.fit(
             saved["ema"] or saved["model"], trainer.model, saved["labels"], trainer.labels, trainer.cfg.init_overlap
         )
-        if saved["features"] != trainer.options:
+        if saved["features"] != trainer.features:
             trainer.normalise()
         say(f"init_from={trainer.cfg.init_from}: {report}")
         if trainer.cfg.init_names or report.reset:
@@ -59,7 +59,7 @@ def _resume(trainer: Trainer, saved: dict, path: Path) -> bool:
         raise KwsError(f"resume from {path}: the model changed, and resume.strict=true\n{report.names()}")
     if trainer.ema is not None:
         checkpoint.fit(saved["ema"] or saved["model"], trainer.ema, labels, trainer.labels)
-    if saved["features"] != trainer.options:
+    if saved["features"] != trainer.features:
         trainer.normalise()
     same = not any(d.startswith(("optim.", "train.epochs:", "train.batch_size:")) for d in differences)
     other = any(d.startswith("optim.optimizer._target_") for d in differences)  # its state means something else
