@@ -22,7 +22,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kws import plots
-from kws.augment import Augment
 from kws.config import command
 from kws.data.dataset import ClipDataset
 from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
@@ -74,10 +73,6 @@ def open_exported(path: str) -> Trained:
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    run(cfg)
-
-
-def run(cfg: DictConfig) -> dict:
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     exported = str(cfg.checkpoint).endswith(".onnx")
@@ -85,28 +80,22 @@ def run(cfg: DictConfig) -> dict:
         raise KwsError(f"{cfg.checkpoint} does not say which data it was trained on: name some, as in data=folder")
     trained = open_exported(cfg.checkpoint) if exported else open_checkpoint(cfg.checkpoint, pick_device(cfg.device))
     source, clips, noise, split = chosen_clips(cfg, trained)
-    options = trained.options
-    data = ClipDataset(
-        clips,
-        trained.labels,
-        trained.extractor if exported else FeatureExtractor(options),  # on the CPU, where clips are read
-        trained.config["train"]["window_ms"],
-        Augment(),
-        noise,
-        cfg.snr,
-    )
     if cfg.snr is not None and not noise:
         raise KwsError("snr= needs recordings of background, and this data has none")
+    options = trained.options
+    extractor = trained.extractor if exported else FeatureExtractor(options)  # on the CPU, where clips are read
+    window_ms = trained.config["train"]["window_ms"]
+    data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr)
     result = evaluate(trained.model, data, cfg.batch_size, cfg.workers, show=True)
     matrix = result.matrix
-    right, total = int(matrix.trace()), int(matrix.sum())
-    low, high = wilson_interval(right, total)
+    total, share = int(matrix.sum()), accuracy(matrix)
+    low, high = wilson_interval(int(matrix.trace()), total)
     path = Path(cfg.checkpoint)
     folder = path if path.is_dir() else path.parent
     picture = Path(cfg.plot) if cfg.plot else folder / f"confusion-{split}.png"
     asked = [label for label in trained.labels if label in set(source.labels)]
     figures = {
-        "checkpoint": str(cfg.checkpoint), "split": split, "snr": cfg.snr, "clips": total, "accuracy": right / total,
+        "checkpoint": str(cfg.checkpoint), "split": split, "snr": cfg.snr, "clips": total, "accuracy": share,
         "interval": [low, high], "words": per_word(matrix, trained.labels), "clips_per_second": result.clips_per_second,
     }  # fmt: skip
     if exported:
@@ -116,11 +105,10 @@ def run(cfg: DictConfig) -> dict:
         figures |= {"parameters": costs.parameters, "macs_per_second": costs.macs_per_second,
                     "bytes": 4 * costs.parameters}  # fmt: skip
     print(report(figures, asked))
-    plots.confusion(matrix, trained.labels, picture, f"{100 * accuracy(matrix):.1f} % of {total} clips ({split})")
+    plots.confusion(matrix, trained.labels, picture, f"{100 * share:.1f} % of {total} clips ({split})")
     print(f"confusion matrix: {picture}")
     if cfg.json:
         Path(cfg.json).write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
 
 
 def chosen_clips(cfg: DictConfig, trained: Trained) -> tuple[Source, list[Clip], list[Clip], str]:

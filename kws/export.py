@@ -56,11 +56,10 @@ def main(cfg: DictConfig) -> None:
 def _identity(cfg: DictConfig, trained: Trained) -> dict:
     """Which run the weights are from."""
     saved = checkpoint.load(cfg.checkpoint)
-    position = saved.get("position")
     return {
-        "name": trained.config.get("name"), "step": position.get("step") if isinstance(position, dict) else position,
-        "seed": saved.get("seed"), "window_ms": trained.config["train"]["window_ms"],
-        "averaged": bool(cfg.averaged and saved["ema"]), "kws": saved.get("kws"),
+        "name": trained.config["name"], "step": saved["position"]["step"], "seed": saved["seed"],
+        "window_ms": trained.config["train"]["window_ms"], "averaged": bool(cfg.averaged and saved["ema"]),
+        "kws": saved["kws"],
     }  # fmt: skip
 
 

@@ -19,21 +19,22 @@ def begin(trainer: Trainer) -> bool:
         raise KwsError(f"resume={origin}: no such checkpoint; resume takes auto, never or a path")
     if origin != "never" and path.exists():
         return _resume(trainer, checkpoint.load(path, trainer.device), path)
-    trainer.normalise()
-    if trainer.cfg.init_from:
-        saved = checkpoint.load(trainer.cfg.init_from, trainer.device)
-        report = checkpoint.fit(
-            saved["ema"] or saved["model"], trainer.model, saved["labels"], trainer.labels, trainer.cfg.init_overlap
-        )
-        if saved["features"] != trainer.features:
-            trainer.normalise()
-        say(f"init_from={trainer.cfg.init_from}: {report}")
-        if trainer.cfg.init_names or report.reset:
-            say(report.names())
-        if report.reset:
-            say("init_overlap=true would copy what is reset as far as the shapes overlap")
-        if trainer.ema is not None:
-            trainer.ema.load_state_dict(trainer.model.state_dict())
+    if not trainer.cfg.init_from:
+        trainer.normalise()
+        return True
+    saved = checkpoint.load(trainer.cfg.init_from, trainer.device)
+    report = checkpoint.fit(
+        saved["ema"] or saved["model"], trainer.model, saved["labels"], trainer.labels, trainer.cfg.init_overlap
+    )
+    if trainer.ema is not None:
+        trainer.ema.load_state_dict(trainer.model.state_dict())
+    if saved["features"] != trainer.features:
+        trainer.normalise()
+    say(f"init_from={trainer.cfg.init_from}: {report}")
+    if trainer.cfg.init_names or report.reset:
+        say(report.names())
+    if report.reset:
+        say("init_overlap=true would copy what is reset as far as the shapes overlap")
     return True
 
 
