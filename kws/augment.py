@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kws import audio
+from kws.errors import KwsError
 
 
 @dataclass
@@ -29,6 +30,9 @@ class Augment:
         tilt_chance, tilt: equalisation: a smooth curve over frequency within ± `tilt` dB.
         time_masks, time_mask_ms, frequency_masks, frequency_mask_share: SpecAugment (Park et al. 2019,
             arXiv:1904.08779), each mask up to that long or that share of the columns; what is masked takes the mean.
+
+    Raises:
+        KwsError: `rooms` holds no sound.
     """
 
     onset_ms: float | None = None
@@ -49,6 +53,10 @@ class Augment:
 
     def __post_init__(self):
         self._responses: dict[int, list[np.ndarray]] = {}
+        rooms = Path(self.rooms).rglob("*") if self.rooms else ()
+        self._rooms = sorted(path for path in rooms if path.suffix.lower() in audio.SUFFIXES)
+        if self.rooms and not self._rooms:
+            raise KwsError(f"augment.rooms={self.rooms}: no sound files there")
 
     def shape(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Speed of a clip (n,) alone."""
@@ -90,13 +98,10 @@ class Augment:
         return np.array(drawn, np.int64).reshape(-1, 3)
 
     def _room(self, rate: int, rng: np.random.Generator) -> np.ndarray:
-        if self.rooms is None:
+        if not self._rooms:
             return made_room(rate, rng.uniform(*self.room_t60_ms), rng)
         if rate not in self._responses:
-            files = sorted(p for p in Path(self.rooms).rglob("*") if p.suffix.lower() in audio.SUFFIXES)
-            if not files:
-                raise audio.AudioError(f"augment.rooms={self.rooms}: no sound files there")
-            self._responses[rate] = [audio.read(path, channel=0, rate=rate)[0] for path in files]
+            self._responses[rate] = [audio.read(path, channel=0, rate=rate)[0] for path in self._rooms]
         responses = self._responses[rate]
         return responses[rng.integers(len(responses))]
 
