@@ -1,12 +1,15 @@
 """Frames: Kaldi's numbers, and the laws of streams, of time and of batches."""
 
+import os
+import subprocess
+import sys
 import warnings
 
 import numba
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, speechlike
+from conftest import RATE, ROOT, speechlike
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -215,6 +218,32 @@ def test_logarithms_of_vectors():
     np.testing.assert_array_equal(y[:3], [np.inf, np.nan, 0])
     expected = np.log(x[3:].astype(np.float64))
     assert (np.abs(y[3:] - expected) <= 1.5 * np.spacing(np.abs(expected.astype(np.float32)))).all()
+
+
+def test_the_number_of_lanes_changes_no_bit(tmp_path):
+    """A processor without AVX-512 has 8."""
+    options = make_options("mfcc", num_ceps=13, snip_edges=False)
+    samples = speechlike(5000)
+    np.save(tmp_path / "here.npy", OnlineExtractor(options).push(samples, flush=True))
+    np.save(tmp_path / "samples.npy", samples)
+    code = """
+import llvmlite.binding
+import numpy as np
+found, llvmlite.binding.get_host_cpu_features = llvmlite.binding.get_host_cpu_features, lambda: {"avx512f": %s}
+from kws.features import make_options, simd
+llvmlite.binding.get_host_cpu_features = found  # what numba compiles for stays this processor
+from kws.features.online import OnlineExtractor
+frames = OnlineExtractor(make_options("mfcc", num_ceps=13, snip_edges=False)).push(np.load("samples.npy"), flush=True)
+np.testing.assert_array_equal(frames, np.load("here.npy"))
+print(simd.LANES)
+"""
+    other = simd.LANES != 16
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", code % other], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == (16 if other else 8)
 
 
 @settings(max_examples=20, deadline=None)
