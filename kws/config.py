@@ -15,7 +15,7 @@ from kws import __version__
 from kws.audio import AudioError
 from kws.errors import KwsError
 
-# Keys whose value is a path wherever they stand: it is never read as a number or a list, whatever it is called.
+# Keys whose value is a path, a word or a command line wherever they stand: never read as a number or a list.
 PATH_KEYS = {
     "check",
     "input",
@@ -29,6 +29,9 @@ PATH_KEYS = {
     "cache",
     "rooms",
     "json",
+    "save",
+    "stop_word",
+    "on_detect",
     "wav",
     "name",
     "peers_python",
@@ -77,7 +80,7 @@ def quote_override(argument: str, sweep: bool = False) -> str:
     name = key.rsplit(".", 1)[-1]
     if name in PATH_KEYS and not os.path.exists(value):
         value = os.path.expanduser(value)  # bash leaves ~ alone behind a key with a dot
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+    if re.fullmatch(r"""(['"])(\\.|(?!\1|\\).)*\1""", value, re.DOTALL):
         return f"{key}={value}"
     exists = value and os.path.exists(value)
     if name in PATH_KEYS and (exists or (value not in ("", "null") and not (sweep and "," in value))):

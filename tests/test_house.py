@@ -28,7 +28,7 @@ TORCH_FREE = [
     "features/online", "features/dither", "features/reference", "features/cmvn", "features/deltas", "features/pcen",
     "features/picture", "data/source", "data/espeak", "data/synthetic", "data/folder", "data/speech_commands",
     "data/manifest", "data/kaldi", "errors", "resampling", "runtime/__init__", "runtime/file", "runtime/spotter",
-    "inspect", "listen", "benchmarks/listeners",
+    "inspect", "listen", "listening/microphone", "listening/together", "benchmarks/listeners",
     "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
     "utterances", "outputs", "features/kernel", "features/simd", "features/sliding", "computer", "extract",
 ]  # fmt: skip
