@@ -100,7 +100,9 @@ def test_a_stream_of_clips(folder, tmp_path):
 
 def test_an_alarm_answers_one_clip():
     said = [("a", 1.0, 2.0), (None, 3.0, 4.0), ("b", 5.0, 6.0)]
-    alarms = [Detection(w, t, t, 0.9) for w, t in (("a", 2.4), ("a", 2.45), ("b", 3.5), ("b", 6.6), ("b", 5.1))]
+    alarms = [
+        Detection(w, t, t, 0.9, 0.9, 0.7, 1) for w, t in (("a", 2.4), ("a", 2.45), ("b", 3.5), ("b", 6.6), ("b", 5.1))
+    ]
     heard, false = match(said, alarms, 0.5)
     assert {i: d.end for i, d in heard.items()} == {0: 2.4, 2: 5.1}
     assert [d.end for d in false] == [2.45, 3.5, 6.6]
