@@ -5,7 +5,6 @@ epoch is changed in the same way whoever loads it, in whatever order.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from numba import njit
 from torch import Tensor
 
 from kws import audio
-from kws.errors import KwsError
 
 
 @dataclass
@@ -54,10 +52,7 @@ class Augment:
 
     def __post_init__(self):
         self._responses: dict[int, list[np.ndarray]] = {}
-        rooms = Path(self.rooms).rglob("*") if self.rooms else ()
-        self._rooms = sorted(path for path in rooms if path.suffix.lower() in audio.SUFFIXES)
-        if self.rooms and not self._rooms:
-            raise KwsError(f"augment.rooms={self.rooms}: no sound files there")
+        self._rooms = audio.files("augment.rooms", self.rooms) if self.rooms else []
 
     def shape(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Speed of a clip (n,) alone."""

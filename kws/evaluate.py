@@ -22,6 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kws import plots
+from kws.alarms import report as long_audio
 from kws.config import command
 from kws.data.dataset import ClipDataset
 from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
@@ -73,6 +74,11 @@ def open_exported(path: str) -> Trained:
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
+    if cfg.labels is not None:
+        long_audio.evaluate(cfg)
+        return
+    if not isinstance(cfg.snr, int | float | None):
+        raise KwsError(f"snr={cfg.snr}: several are for labels=; clips are given one")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     exported = str(cfg.checkpoint).endswith(".onnx")
@@ -111,16 +117,19 @@ def main(cfg: DictConfig) -> None:
         Path(cfg.json).write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def chosen_clips(cfg: DictConfig, trained: Trained) -> tuple[Source, list[Clip], list[Clip], str]:
-    """The source, its clips and background, and the name of what was chosen."""
+def chosen_clips(cfg: DictConfig, trained: Trained | None = None) -> tuple[Source, list[Clip], list[Clip], str]:
+    """The source, its clips and background, and the name of what was chosen; words as `trained` knows them."""
     if cfg.split not in (None, "all", *SPLITS):
         raise KwsError(f"split={cfg.split}: choose one of {', '.join(SPLITS)}, all")
     own = cfg.get("data") is None
     whole = OmegaConf.create(
-        {"features": trained.config["features"], "data": trained.config["data"] if own else cfg.data}
+        {
+            "features": trained.config["features"] if trained else cfg.features,
+            "data": trained.config["data"] if own else cfg.data,
+        }
     )
     source = instantiate(whole.data, _convert_="all")
-    if not set(source.labels) <= set(trained.labels):  # a task of other words: those in both are asked
+    if trained and not set(source.labels) <= set(trained.labels):  # a task of other words: those in both are asked
         words = [label for label in trained.labels if label in source.spoken and not label.startswith("_")]
         if not words:
             there = ", ".join(list(source.spoken)[:40])

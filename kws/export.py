@@ -5,21 +5,23 @@
     python -m kws.export checkpoint=… decision.threshold=0.8 check=my_recordings
     python -m kws.listen checkpoint=spotter.onnx                      and python -m kws.inspect spotter.onnx
 
-The front-end, batch norm and normalisation are in the graph. What was written is run beside the checkpoint, in one
-piece and in many; the exit code is 1 where they differ. On a device the wheel kws-runtime is all that the file needs.
+The front-end, batch norm and normalisation are in the graph; so are, beside it, the thresholds that kws.evaluate chose
+for a budget. What was written is run beside the checkpoint, in one piece and in many; the exit code is 1 where they
+differ. On a device the wheel kws-runtime is all that the file needs.
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from kws import audio
+from kws.alarms import thresholds
 from kws.config import command
 from kws.data.espeak import SAMPLE_RATE, engine
 from kws.errors import KwsError
+from kws.listening.opened import decision_of
 from kws.spotter import Trained, open_checkpoint
 from kws.training import checkpoint
 
@@ -36,7 +38,7 @@ def main(cfg: DictConfig) -> None:
     trained = open_checkpoint(cfg.checkpoint, averaged=cfg.averaged)
     if cfg.streams not in (1, "any"):
         raise KwsError(f"streams={cfg.streams}: expected 1 or any")
-    decision = OmegaConf.to_container(cfg.decision)
+    decision = decision_of(cfg, thresholds.read(checkpoint.find(cfg.checkpoint)))
     sounds = _sounds(cfg.check, trained)
     export(trained, cfg.output, cfg.chunk_ms, cfg.streams == "any", decision, cfg.licence, _identity(cfg, trained))
     result = compare(trained, cfg.output, sounds, decision)
@@ -67,11 +69,7 @@ def _sounds(given: str | None, trained: Trained) -> list[np.ndarray]:
     """What the file is checked on: given recordings, or the words spoken by espeak-ng, or made sound without it."""
     rate = int(trained.options.sample_frequency)
     if given is not None:
-        path = Path(given)
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.SUFFIXES)
-        if not files:
-            raise KwsError(f"check={given}: no sound file, and no folder of some")
-        return [audio.read(file, channel=0, rate=rate)[0] for file in files[:100]]
+        return [audio.read(file, channel=0, rate=rate)[0] for file in audio.files("check", given)[:100]]
     words = [label for label in trained.labels if not label.startswith("_")]
     rng, pieces = np.random.default_rng(0), []
     try:

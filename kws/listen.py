@@ -24,7 +24,6 @@ or a missing device, which the message names.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,8 +33,7 @@ from datetime import datetime
 from itertools import chain
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from kws import audio
 from kws.config import command
@@ -44,6 +42,7 @@ from kws.errors import KwsError
 from kws.listening.clips import Clips
 from kws.listening.meter import Meter
 from kws.listening.microphone import Microphone, sounddevice
+from kws.listening.opened import open_spotter, paths
 from kws.listening.program import Program
 from kws.listening.together import Together
 
@@ -54,11 +53,11 @@ def main(cfg: DictConfig) -> None:
         print(sounddevice().query_devices())
         return
     try:
-        opened = [_opened(cfg, path) for path in _paths(cfg.checkpoint)]
-        target = opened[0][0]
+        opened = [open_spotter(cfg, path) for path in paths(cfg.checkpoint)]
+        target = opened[0].rate
 
         def begin(rate: int) -> Together:
-            return Together([each(rate) for _, each in opened], rate, cfg.require, cfg.agree_ms)
+            return Together([each.begin(rate) for each in opened], rate, cfg.require, cfg.agree_ms)
 
         words = begin(target).words
         if cfg.stop_word is not None and cfg.stop_word not in words:
@@ -69,34 +68,6 @@ def main(cfg: DictConfig) -> None:
             _listen(cfg, begin, sessions, lag, clips, program)
     except ValueError as error:
         raise KwsError(str(error)) from None
-
-
-def _paths(given: str) -> list[str]:
-    """The spotters of `a.onnx`, `a.onnx,b.onnx` or `[a.onnx,b.onnx]`."""
-    if os.path.exists(given):
-        return [given]
-    inside = given[1:-1] if given.startswith("[") and given.endswith("]") else given
-    return [path.strip() for path in inside.split(",")]
-
-
-def _opened(cfg: DictConfig, path: str) -> tuple[int, Callable]:
-    """The rate of a checkpoint or an exported file, and what begins a stream of a rate through it."""
-    decision = OmegaConf.to_container(cfg.decision)
-    if path.endswith(".onnx"):
-        from kws.runtime import Spotter
-
-        spotter = Spotter(path)
-        given = {o.partition("=")[0].lstrip("+~") for o in HydraConfig.get().overrides.task}
-        if "decision" not in given:  # the file knows its own; what the command line says comes first
-            decision = {key: value for key, value in decision.items() if f"decision.{key}" in given}
-        return spotter.rate, lambda rate: spotter.stream(rate, **decision)
-    import torch
-
-    from kws.spotter import Spotter, open_checkpoint
-
-    torch.set_num_threads(1)  # a step is too small to share
-    trained = open_checkpoint(path)
-    return int(trained.options.sample_frequency), lambda rate: Spotter(trained, rate, **decision)
 
 
 def _listen(

@@ -15,6 +15,48 @@ def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[floa
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def binomial_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a proportion (Clopper and Pearson 1934, Biometrika 26), as shares of 1; (0, 1) without data."""
+
+    def at_most(k: int, p: float) -> float:
+        if k == total:
+            return 1.0
+        i = np.arange(k + 1)
+        return float(np.exp(logs[: k + 1] + i * math.log(p) + (total - i) * math.log1p(-p)).sum())
+
+    logs = np.array([-math.lgamma(i + 1) - math.lgamma(total - i + 1) for i in range(total + 1)])
+    logs += math.lgamma(total + 1)
+    return _exact_interval(at_most, count, 1.0, level)
+
+
+def poisson_interval(count: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of the mean of a Poisson variable that was `count` (Garwood 1936, Biometrika 28)."""
+
+    def at_most(k: int, mean: float) -> float:
+        return float(np.exp(np.arange(k + 1) * math.log(mean) - mean - logs[: k + 1]).sum())
+
+    logs = np.array([math.lgamma(i + 1) for i in range(count + 1)])
+    return _exact_interval(at_most, count, count + 10 * math.sqrt(count) + 20, level)
+
+
+def _exact_interval(at_most, count: int, highest: float, level: float) -> tuple[float, float]:
+    """The parameters at which `count` or more, and `count` or fewer, have a chance of half of 1 - level each.
+
+    Args:
+        at_most: the chance of k or fewer at a parameter, which it falls with.
+    """
+
+    def solve(k: int, chance: float) -> float:
+        low, high = 0.0, highest
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if at_most(k, middle) > chance else (low, middle)
+        return high
+
+    tail = (1 - level) / 2
+    return solve(count - 1, 1 - tail) if count else 0.0, solve(count, tail)
+
+
 def confusion_matrix(truth, predicted, n_classes: int) -> np.ndarray:
     """(n_classes, n_classes) counts; row: what was said, column: what was heard."""
     matrix = np.zeros((n_classes, n_classes), np.int64)

@@ -50,3 +50,60 @@ def learning_curves(steps: list[dict], epochs: list[dict], path: str | Path, tit
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
+
+
+def det(curves: list[dict], path: str | Path) -> None:
+    """Draws misses over false alarms an hour, a panel for each kind of negatives. As the figures at a rate are those of
+    the lowest threshold that keeps to it with every higher one, so is the curve.
+
+    Args:
+        curves: lines with a "name", the "kind" of negatives, their "hours", how many words were "said", and by rising
+            threshold "per_hour" and "frr", which is None where nothing was said.
+    """
+    kinds = list(dict.fromkeys(curve["kind"] for curve in curves)) or [""]
+    figure = Figure(figsize=(2.5 + 4.5 * len(kinds), 4.6), layout="constrained")
+    lowest, axes = 100.0, None
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
+        here = [curve for curve in curves if curve["kind"] == kind and curve["frr"]]
+        axes.set(xscale="log", yscale="log", xlabel="false alarms an hour", ylabel="missed (%)", title=kind)
+        axes.grid(alpha=0.3, which="both")
+        axes.label_outer()
+        if not here:
+            continue
+        hours, said = here[0]["hours"], here[0]["said"]
+        least, fewest = 0.5 / hours, 50 / said  # where none at all is drawn
+        for curve in here:
+            worst = np.maximum.accumulate(curve["per_hour"][::-1])[::-1]
+            missed = np.maximum(100 * np.array(curve["frr"]), fewest)
+            lowest = min(lowest, missed.min())
+            axes.step(np.maximum(worst, least), missed, where="post", label=curve["name"], linewidth=1.4)
+        axes.axvspan(least / 1.3, 3 / hours, color="0.92", zorder=0)
+        axes.text(3 / hours, 0.02, "too few hours ", ha="right", fontsize=8, transform=axes.get_xaxis_transform())
+        axes.set(title=f"{kind}, {hours:.2f} h", ylim=(lowest / 1.5, 110), xlim=(least / 1.3, 2000 * least))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_major_formatter("{x:g}")
+    if axes.lines:
+        figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
+    figure.savefig(path, dpi=110)
+
+
+def score_histograms(scores: dict[str, dict], path: str | Path) -> None:
+    """Draws how far apart the scores of what was said and of other sound are, a panel for each checkpoint.
+
+    Args:
+        scores: by name "said", the highest score of each label's word, and "others", by kind of recording the highest
+            score of any word in each second.
+    """
+    figure = Figure(figsize=(9, 0.6 + 3 * len(scores)), layout="constrained")
+    bins = np.linspace(0, 1, 51)
+    for axes, (name, each) in zip(figure.subplots(len(scores), 1, squeeze=False)[:, 0], scores.items(), strict=True):
+        rows = {f"said, {len(each['said'])} words": each["said"]}
+        rows |= {f"{kind} negatives, {len(values)} s": values for kind, values in each["others"].items()}
+        for label, values in rows.items():
+            if len(values):
+                axes.hist(values, bins, weights=np.full(len(values), 100 / len(values)), histtype="step", label=label)
+        axes.set(yscale="log", xlim=(0, 1), xlabel="highest smoothed score", ylabel="share (%)", title=name)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=110)

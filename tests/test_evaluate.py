@@ -7,8 +7,6 @@ import pytest
 from conftest import RATE, WORDS, config, run, spoken, tiny
 
 from kws import audio
-from kws.benchmarks.listening import match
-from kws.decision import Detection
 from kws.metrics import accuracy, confusion_matrix, per_word, wilson_interval
 from kws.train import train
 
@@ -96,13 +94,3 @@ def test_a_stream_of_clips(folder, tmp_path):
     figures = json.loads((tmp_path / "f.json").read_text())
     assert figures["words"] == 12
     assert figures["heard"] >= 9, done.stdout
-
-
-def test_an_alarm_answers_one_clip():
-    said = [("a", 1.0, 2.0), (None, 3.0, 4.0), ("b", 5.0, 6.0)]
-    alarms = [
-        Detection(w, t, t, 0.9, 0.9, 0.7, 1) for w, t in (("a", 2.4), ("a", 2.45), ("b", 3.5), ("b", 6.6), ("b", 5.1))
-    ]
-    heard, false = match(said, alarms, 0.5)
-    assert {i: d.end for i, d in heard.items()} == {0: 2.4, 2: 5.1}
-    assert [d.end for d in false] == [2.45, 3.5, 6.6]

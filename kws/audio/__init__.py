@@ -21,12 +21,12 @@ import soundfile
 from kws.audio.pipes import Pipe, output_of
 from kws.audio.sndfile import Decoded
 from kws.audio.wav import FULL_SCALE, MAX_CHANNELS, MAX_RATE, OPEN_LENGTHS, Wav, open_wav
-from kws.errors import AudioError
+from kws.errors import AudioError, KwsError
 from kws.resampling import Resampler, resample, resampled
 
 __all__ = [
     "FULL_SCALE", "MAX_CHANNELS", "MAX_RATE", "OPEN_LENGTHS", "SUFFIXES", "AudioError", "Pipe", "Resampler",
-    "Sound", "duration", "read", "resample", "write",
+    "Sound", "duration", "files", "read", "resample", "write",
 ]  # fmt: skip
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64"}
@@ -179,6 +179,19 @@ def duration(path: str | Path) -> float:
         if n_samples is None:
             n_samples = sum(len(block) for block in sound.blocks(0, allow_truncated=True))
         return n_samples / sound.rate
+
+
+def files(key: str, given: str | Path) -> list[Path]:
+    """A sound file, or those in a folder and below, sorted.
+
+    Raises:
+        KwsError: naming the setting `key`, where there are none.
+    """
+    path = Path(given)
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise KwsError(f"{key}={given}: no sound files there")
+    return found
 
 
 def write(path: str | Path, samples: np.ndarray, rate: int) -> None:

@@ -3,8 +3,8 @@
     python -m kws.benchmarks.listening checkpoint=runs/sc15-ghost split=validation
     python -m kws.benchmarks.listening checkpoint=… data=folder data.root=my_words clips=50 wav=stream.wav
 
-A word is heard if an alarm for it falls between its clip's start and `tolerance_ms` after its end; every other alarm is
-false: another word, a second alarm, or one where nothing was said.
+Alarms answer clips by the rule of kws.alarms.labels; every other alarm is false: another word, a second alarm, or one
+where nothing was said.
 """
 
 import json
@@ -16,11 +16,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from kws import audio
-from kws.augment import level
+from kws.alarms.labels import Label, match
 from kws.config import command
-from kws.data.dataset import read_clip
+from kws.data.joining import joined
 from kws.data.source import SILENCE, UNKNOWN
-from kws.decision import Detection
 from kws.errors import KwsError
 from kws.evaluate import chosen_clips
 from kws.metrics import wilson_interval
@@ -40,14 +39,16 @@ def main(cfg: DictConfig) -> None:
     for at in range(0, len(sound), rate // 10):
         found += spotter.push(sound[at : at + rate // 10])
     busy = time.process_time() - started
-    heard, false = match(said, found, cfg.tolerance_ms / 1000)
-    words = sum(word is not None for word, _, _ in said)
+    answers = match(said, [d.word for d in found], [d.end for d in found], cfg.tolerance_ms / 1000)
+    heard = {i: alarm for i, alarm in zip(answers.tolist(), found, strict=True) if i >= 0}
+    false = [alarm for i, alarm in zip(answers, found, strict=True) if i < 0]
+    words = sum(label.word != UNKNOWN for label in said)
     low, high = wilson_interval(len(heard), words)
     seconds = len(sound) / rate
     figures = {
         "clips": len(said), "words": words, "heard": len(heard), "share": len(heard) / words, "interval": [low, high],
         "false": len(false), "seconds": seconds, "cpu_ms_per_second": 1000 * busy / seconds,
-        "delay_ms": 1000 * float(np.median([d.end - said[i][1] for i, d in heard.items()])) if heard else None,
+        "delay_ms": 1000 * float(np.median([d.end - said[i].start for i, d in heard.items()])) if heard else None,
     }  # fmt: skip
     print(
         f"heard {len(heard)} of {words} words, {100 * figures['share']:.1f} %"
@@ -57,15 +58,15 @@ def main(cfg: DictConfig) -> None:
     for alarm in false:
         print(f"  false: {alarm.word} at {alarm.end:.2f} s, score {alarm.score:.2f}, while {_said_at(said, alarm.end)}")
     missed = [
-        f"{word} at {begin:.1f} s" for i, (word, begin, _) in enumerate(said) if word is not None and i not in heard
+        f"{word} at {begin:.1f} s" for i, (word, begin, _) in enumerate(said) if word != UNKNOWN and i not in heard
     ]
     print(f"  missed: {', '.join(missed) or 'none'}")
     if cfg.json:
         Path(cfg.json).write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def stream_of_clips(cfg: DictConfig, trained, rate: int) -> tuple[np.ndarray, list[tuple[str | None, float, float]]]:
-    """The sound (n,) and what is said in it: (word, or None for other words; start; end) in seconds."""
+def stream_of_clips(cfg: DictConfig, trained, rate: int) -> tuple[np.ndarray, list[Label]]:
+    """The sound (n,) and what is said in it, other words as `_unknown_`."""
     _, clips, noise, _ = chosen_clips(cfg, trained)
     clips = [c for c in clips if c.label != SILENCE and (cfg.others or c.label != UNKNOWN)]
     if not clips or cfg.clips < 1:
@@ -74,37 +75,18 @@ def stream_of_clips(cfg: DictConfig, trained, rate: int) -> tuple[np.ndarray, li
         raise KwsError("this data has no recordings of background to put between the clips")
     rng = np.random.default_rng(cfg.seed)
     chosen = [clips[i] for i in rng.permutation(len(clips))[: cfg.clips]]
-    beds = [read_clip(clip, rate) for clip in noise]
-    gap, sound, said, at = round(cfg.gap_ms * rate / 1000), [], [], 0
-    for clip in chosen:
-        wave = read_clip(clip, rate)
-        bed = beds[rng.integers(len(beds))]
-        start = rng.integers(max(1, len(bed) - gap))
-        bed = np.resize(bed[start : start + gap], gap)
-        sound += [bed * (level(wave) / max(level(bed), 1e-6) * 10 ** (-cfg.snr / 20)), wave]
-        at += gap
-        said.append((clip.label if clip.label != UNKNOWN else None, at / rate, (at + len(wave)) / rate))
-        at += len(wave)
-    return np.concatenate([*sound, np.zeros(rate, np.float32)]).astype(np.float32), said
+    sound, said, at = [], [], 0
+    for clip, gap, wave in joined(chosen, noise, rate, cfg.gap_ms, cfg.snr, rng):
+        sound += [gap, wave]
+        begin, at = at + len(gap), at + len(gap) + len(wave)
+        said.append(Label(clip.label, begin / rate, at / rate))
+    return np.concatenate([*sound, np.zeros(rate, np.float32)]), said
 
 
-def match(said: list, found: list[Detection], tolerance: float) -> tuple[dict[int, Detection], list[Detection]]:
-    """Alarms by the clip they answer, at most one each, and those that answer none."""
-    heard, false = {}, []
-    for alarm in found:
-        for i, (word, begin, end) in enumerate(said):
-            if word == alarm.word and begin <= alarm.end <= end + tolerance and i not in heard:
-                heard[i] = alarm
-                break
-        else:
-            false.append(alarm)
-    return heard, false
-
-
-def _said_at(said: list, seconds: float) -> str:
+def _said_at(said: list[Label], seconds: float) -> str:
     for word, begin, end in said:
         if begin <= seconds <= end + 0.5:
-            return f"{word or 'another word'} was said"
+            return f"{word if word != UNKNOWN else 'another word'} was said"
     return "nothing was said"
 
 

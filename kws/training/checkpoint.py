@@ -27,15 +27,21 @@ def save(path: Path, content: dict) -> None:
     os.replace(temporary, path)
 
 
+def find(path: str | Path) -> Path:
+    """The file that `path` stands for: a run's folder stands for its best one, or its last."""
+    path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in (BEST, LAST) if (path / name).is_file()), path / BEST)
+    return path
+
+
 def load(path: str | Path, device: str = "cpu") -> dict:
-    """Reads a checkpoint; a run's folder stands for its best one, or its last.
+    """Reads a checkpoint, see `find`.
 
     Raises:
         KwsError: there is none, it is no checkpoint of kws, or it is of a format this version does not know.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = next((path / name for name in (BEST, LAST) if (path / name).is_file()), path / BEST)
+    path = find(path)
     if not path.is_file():
         raise KwsError(f"checkpoint {path} does not exist; a run's are in runs/<name>/{BEST} and {LAST}")
     with path.open("rb") as file:

@@ -1,0 +1,56 @@
+"""Thresholds by word that were chosen for a checkpoint, in a file beside it: best.pt has best.thresholds.json.
+
+The checkpoint itself is left alone, as training may be writing it; the file holds the weights' SHA-256, so that
+thresholds are never taken for weights that have changed since.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from kws.errors import KwsError
+
+
+def beside(checkpoint: Path) -> Path:
+    return checkpoint.with_suffix(".thresholds.json")
+
+
+def write(checkpoint: Path, threshold: dict[str, float], **about) -> Path:
+    """By a temporary file and a rename: a kill at any moment leaves what was there or the new file."""
+    path = beside(checkpoint)
+    part = path.with_name(f".{path.name}.part")
+    content = {"threshold": threshold, **about, "sha256": _sha256(checkpoint)}
+    with part.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    return path
+
+
+def read(checkpoint: Path) -> dict:
+    """{"threshold": {word: threshold}} for `kws.decision.Decision`, or {} where none were chosen.
+
+    Raises:
+        KwsError: the file is damaged, or was written for other weights.
+    """
+    path = beside(checkpoint)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        threshold, sha256 = {str(k): float(v) for k, v in content["threshold"].items()}, content["sha256"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise KwsError(f"{path}: cannot be read ({error!r}): choose thresholds again, or delete it") from None
+    if sha256 != _sha256(checkpoint):
+        raise KwsError(
+            f"{path}: chosen for other weights than {checkpoint.name} holds now: choose again (kws.evaluate labels="
+            " budget=), or delete it"
+        )
+    return {"threshold": threshold}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
