@@ -215,7 +215,8 @@ def heard_of(scores, labels=(), kind="real", decision=None) -> Heard:
 def test_a_sweep_at_a_threshold_is_the_decision_at_it(seed, threshold, b, smoothing, refractory, release, steps):
     more = {"smoothing_ms": smoothing, "refractory_ms": refractory, "release": release}
     scores = random_scores(seed)[:steps]
-    for limit in (float(threshold), {"a": float(threshold), "b": b, "_default_": 0.5}):
+    exact = float(smooth(scores, machine(**more)).max(axis=1)[seed % len(scores)])  # reached, and no more
+    for limit in (exact, float(threshold), {"a": float(threshold), "b": b, "_default_": 0.5}):
         decision, rng = machine(limit, **more), np.random.default_rng(seed)
         expected, at = [], 0
         while at < len(scores):  # as a listener would be given them
@@ -312,7 +313,7 @@ def test_alarms_are_given_to_the_word_that_gains_most():
 
 
 def test_background_stands_at_its_ratio_and_is_the_same_at_every_one(tmp_path):
-    speech = np.concatenate([np.zeros(3 * RATE), 1000 * np.sin(np.arange(2 * RATE)), np.zeros(RATE)])
+    speech = np.concatenate([np.zeros(3 * RATE), 1000 * np.sin(np.arange(2 * RATE)), np.zeros(15 * RATE)])
     audio.write(tmp_path / "long.wav", speech, RATE)
     audio.write(tmp_path / "noise.wav", np.random.default_rng(0).standard_normal(2 * RATE) * 50, RATE)
     clean, *rest = conditions([20, 0], str(tmp_path / "noise.wav"), None, RATE)
@@ -324,6 +325,7 @@ def test_background_stands_at_its_ratio_and_is_the_same_at_every_one(tmp_path):
     level = float(np.sqrt(np.mean(added[0] ** 2)))
     assert level == pytest.approx(1000 / np.sqrt(2), rel=0.02)  # of the speech, not of the silence around it
     np.testing.assert_allclose(added[20], added[0] / 10, atol=0.01)
+    np.testing.assert_allclose(added[0][2 * RATE :], added[0][: -2 * RATE], atol=0.01)  # on and on, block after block
     assert speech_level(iter([speech]), RATE) == pytest.approx(1000 / np.sqrt(2), rel=0.02)
     with pytest.raises(KwsError, match="needs noise=FOLDER"):
         conditions([20], None, None, RATE)

@@ -49,7 +49,7 @@ def windows(labels: Sequence[Label], tolerance: float, seconds: float = math.inf
     for label in labels:
         begin, end = min(label.start, seconds), min(label.end + tolerance, seconds)
         if merged and begin <= merged[-1][1]:
-            merged[-1][1] = max(end, merged[-1][1])
+            merged[-1][1] = end
         else:
             merged.append([begin, end])
     return np.array(merged).reshape(-1, 2)

@@ -119,7 +119,7 @@ def choose(heard: Sequence[Heard], swept: Sweep, machine: Callable, tolerance: f
 
     Each word is given some of the alarms that the budget allows, so that the fewest labels are missed (a knapsack),
     and has the lowest threshold, `lowest` at least, that keeps to them. As the words share a machine, the choice is
-    tried as a whole, with fewer alarms until it holds.
+    tried as a whole, with fewer alarms until it holds, and at last with one threshold for all.
 
     Returns:
         {word: threshold}, or None where no threshold keeps to the budget.
@@ -137,14 +137,13 @@ def choose(heard: Sequence[Heard], swept: Sweep, machine: Callable, tolerance: f
             table[n, : n + 1] = best[n::-1] + gain[: n + 1]
         shares.append(table.argmax(axis=1))
         best = table.max(axis=1)
-    for total in range(allowed, -1, -1):
-        if np.isinf(best[total]):
-            break
+    for total in reversed(np.flatnonzero(np.isfinite(best))):
         left, chosen = total, {}
-        for j in reversed(range(len(swept.words))):
-            share = int(shares[j][left])
-            chosen[swept.words[j]], left = float(thresholds[rows[j][share]]), left - share
+        for word, row, share in reversed(list(zip(swept.words, rows, shares, strict=True))):
+            n = share[left]
+            chosen[word], left = float(thresholds[row[n]]), left - n
         found = [alarms(one, machine(chosen), tolerance) for one in heard]
         if sum(int((one.answers == FALSE).sum()) for one in found) <= budget * hours:
             return {word: chosen[word] for word in swept.words}
-    return None
+    row = lowest_within(false.sum(axis=1), budget * hours)
+    return None if row is None else dict.fromkeys(swept.words, float(thresholds[row]))
