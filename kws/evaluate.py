@@ -5,6 +5,9 @@
     python -m kws.evaluate checkpoint=… data=folder data.root=my_words        recordings of your own
     python -m kws.evaluate checkpoint=… data=speech_commands data.root=… data.unknown=false data.silence=false
     python -m kws.evaluate checkpoint=spotter.onnx data=folder data.root=my_words   what kws.export wrote
+    python -m kws.evaluate checkpoint=a.pt,b.onnx labels=street.csv                 long audio: README, data/README.md
+    python -m kws.evaluate checkpoint=… labels=… snr=[20,10,0] noise=street rooms=halls alarms=wrong
+    python -m kws.evaluate checkpoint=… labels=… budget=0.5                         thresholds for kws.export
 
 A clip's class is the most probable label at the last step of a stream that begins and ends with the clip's window (as
 long as those of training); so it is of an exported file, which is given samples, runs on the CPU and needs data=.

@@ -35,8 +35,8 @@ def main(cfg: DictConfig) -> None:
         raise KwsError(f"said={cfg.said}: choose one of {', '.join(SAID)}")
     if cfg.get("data") is None:
         raise KwsError("data=SOURCE is missing: speech_commands, folder, …")
-    for key in ("minutes", "sample_rate"):
-        if not cfg[key] > 0:
+    for key in ("minutes", "sample_rate", "clips"):
+        if cfg[key] is not None and not cfg[key] > 0:
             raise KwsError(f"{key}={cfg[key]}: expected a number above 0")
     _, clips, noise, _ = chosen_clips(cfg)
     clips = [clip for clip in clips if clip.label != SILENCE and SAID[cfg.said](clip)]

@@ -53,8 +53,8 @@ def learning_curves(steps: list[dict], epochs: list[dict], path: str | Path, tit
 
 
 def det(curves: list[dict], path: str | Path) -> None:
-    """Draws misses over false alarms an hour, a panel for each kind of negatives. As the figures at a rate are those of
-    the lowest threshold that keeps to it with every higher one, so is the curve.
+    """Draws misses over false alarms an hour, a panel for each kind of negatives: at each rate those of the best
+    threshold that keeps to it with every higher one.
 
     Args:
         curves: lines with a "name", the "kind" of negatives, their "hours", how many words were "said", and by rising
@@ -74,9 +74,9 @@ def det(curves: list[dict], path: str | Path) -> None:
         least, fewest = 0.5 / hours, 50 / said  # where none at all is drawn
         for curve in here:
             worst = np.maximum.accumulate(curve["per_hour"][::-1])[::-1]
-            missed = np.maximum(100 * np.array(curve["frr"]), fewest)
+            missed = np.maximum(100 * np.minimum.accumulate(curve["frr"][::-1])[::-1], fewest)
             lowest = min(lowest, missed.min())
-            axes.step(np.maximum(worst, least), missed, where="post", label=curve["name"], linewidth=1.4)
+            axes.step(np.maximum(worst, least), missed, where="pre", label=curve["name"], linewidth=1.4)
         axes.axvspan(least / 1.3, 3 / hours, color="0.92", zorder=0)
         axes.text(3 / hours, 0.02, "too few hours ", ha="right", fontsize=8, transform=axes.get_xaxis_transform())
         axes.set(title=f"{kind}, {hours:.2f} h", ylim=(lowest / 1.5, 110), xlim=(least / 1.3, 2000 * least))

@@ -23,7 +23,7 @@ from kws.alarms.labels import (
     windows,
     write_labels,
 )
-from kws.alarms.sweep import THRESHOLDS, Heard, alarms, choose, hours_by_kind, lowest_within, smooth, sweep
+from kws.alarms.sweep import THRESHOLDS, Heard, alarms, best_within, choose, hours_by_kind, smooth, sweep
 from kws.alarms.tables import figures, warnings
 from kws.decision import Decision
 from kws.errors import KwsError
@@ -210,12 +210,12 @@ def heard_of(scores, labels=(), kind="real", decision=None) -> Heard:
 @given(
     seed=st.integers(0, 10**6), threshold=st.one_of(st.floats(0.05, 1.0), st.sampled_from(list(THRESHOLDS))),
     b=st.floats(0.05, 1.0), smoothing=st.sampled_from([20, 60, 200]), refractory=st.sampled_from([0, 100, 700]),
-    release=st.sampled_from([0.3, 0.6, 1.0]), steps=st.sampled_from([3, 600]),
+    release=st.sampled_from([0.3, 0.6, 1.0]), steps=st.sampled_from([0, 3, 600]),
 )  # fmt: skip
 def test_a_sweep_at_a_threshold_is_the_decision_at_it(seed, threshold, b, smoothing, refractory, release, steps):
     more = {"smoothing_ms": smoothing, "refractory_ms": refractory, "release": release}
     scores = random_scores(seed)[:steps]
-    exact = float(smooth(scores, machine(**more)).max(axis=1)[seed % len(scores)])  # reached, and no more
+    exact = float(smooth(scores, machine(**more)).max(axis=1, initial=0.5)[seed % steps]) if steps else 0.5  # reached
     for limit in (exact, float(threshold), {"a": float(threshold), "b": b, "_default_": 0.5}):
         decision, rng = machine(limit, **more), np.random.default_rng(seed)
         expected, at = [], 0
@@ -241,10 +241,12 @@ def test_a_sweep_counts_what_each_threshold_gives():
     assert swept.hits.sum() > 0 < swept.false["made"].sum()
 
 
-def test_the_lowest_threshold_within_a_budget_holds_from_there_on():
-    assert lowest_within(np.array([9, 2, 5, 2, 1, 0]), 2) == 3
-    assert lowest_within(np.array([1, 1]), 2) == 0
-    assert lowest_within(np.array([3, 3]), 2) is None
+def test_the_best_threshold_within_a_budget_holds_from_there_on():
+    counts = np.array([9, 2, 5, 2, 1, 0])
+    assert best_within(counts, np.array([9, 9, 9, 7, 6, 0]), 2) == 3
+    assert best_within(counts, np.array([9, 9, 9, 5, 6, 6]), 2) == 4
+    assert best_within(np.array([1, 1]), np.array([3, 3]), 2) == 0
+    assert best_within(np.array([3, 3]), np.array([3, 3]), 2) is None
 
 
 def test_figures_of_a_made_case():

@@ -31,7 +31,7 @@ TORCH_FREE = [
     "inspect", "listen", "listening/microphone", "listening/together", "benchmarks/listeners",
     "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
     "utterances", "outputs", "features/kernel", "features/simd", "features/sliding", "computer", "extract",
-    "alarms/labels", "alarms/sweep", "alarms/tables", "alarms/thresholds",
+    "alarms/labels", "alarms/sweep", "alarms/tables", "alarms/thresholds", "listening/opened",
 ]  # fmt: skip
 BLOCKS = {path.stem for path in (ROOT / "kws" / "blocks").glob("*.py")} - {"__init__", "base"}
 SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": BLOCKS}

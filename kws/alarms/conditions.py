@@ -32,7 +32,7 @@ class Condition:
         gain = speech_level(_blocks(path, rate), rate) * 10 ** (-self.snr / 20)
         at = int(np.random.default_rng(seed).integers(len(self.background)))
         for block in _blocks(path, rate):
-            noise = self.background.take(range(at, at + len(block)), mode="wrap")
+            noise = self.background.take(np.arange(at, at + len(block)), mode="wrap")
             yield block + noise * np.float32(gain)
             at = (at + len(block)) % len(self.background)
 

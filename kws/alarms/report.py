@@ -10,7 +10,18 @@ from kws import audio, plots
 from kws.alarms import thresholds
 from kws.alarms.conditions import Condition, conditions
 from kws.alarms.labels import FALSE, Recording, read_labels, windows
-from kws.alarms.sweep import Alarms, Heard, Sweep, alarms, choose, hours_by_kind, lowest_within, smooth, sweep
+from kws.alarms.sweep import (
+    THRESHOLDS,
+    Alarms,
+    Heard,
+    Sweep,
+    alarms,
+    best_within,
+    choose,
+    hours_by_kind,
+    smooth,
+    sweep,
+)
 from kws.alarms.tables import false_rate, figures, missed, table, warnings
 from kws.audio import recording
 from kws.decision import Decision
@@ -46,10 +57,11 @@ def _check(cfg: DictConfig, given: list[str], snrs: list) -> None:
             raise KwsError(f"{key}={cfg[key]}: for one checkpoint at a time, {len(given)} are given")
     if cfg.budget is not None and given[0].endswith(".onnx"):
         raise KwsError("budget= needs a checkpoint: choose its thresholds, and kws.export writes them into the file")
-    numbers = {"per_hour": list(cfg.per_hour), "budget": [cfg.budget or 1], "tolerance_ms": [cfg.tolerance_ms or 1]}
-    for key, values in numbers.items():
+    for key, values in {"per_hour": list(cfg.per_hour), "budget": [cfg.budget or 1]}.items():
         if not values or not all(isinstance(v, int | float) and v > 0 for v in values):
             raise KwsError(f"{key}={cfg[key]}: expected numbers above 0")
+    if not cfg.tolerance_ms >= 0 or not 0 <= cfg.lowest < THRESHOLDS[-1]:
+        raise KwsError(f"tolerance_ms={cfg.tolerance_ms}, lowest={cfg.lowest}: expected 0 or more, and 0 to 0.99")
     if not all(isinstance(snr, int | float) for snr in snrs):
         raise KwsError(f"snr={cfg.snr}: expected dB, as 20 or [20,10,0]")
 
@@ -79,29 +91,33 @@ def judge(cfg: DictConfig, path: str, snrs: list[float]) -> dict:
         heard = [_heard(stream, one, condition, opened.rate, cfg.seed + i) for i, one in enumerate(bar)]
         swept = sweep(heard, machine, tolerance)
         if not result["conditions"]:  # clean sound comes first
-            hours = hours_by_kind(heard, tolerance)
-            result |= {"hours": hours, "histogram": _histogram(heard, tolerance)}
             if cfg.budget is not None:
                 chosen = choose(heard, swept, machine, tolerance, cfg.budget, cfg.lowest)
                 if chosen is None:
                     raise KwsError(f"budget={cfg.budget}: no thresholds keep to it on {cfg.labels}")
                 decision = machine(chosen)
-            found = [alarms(one, decision, tolerance) for one in heard]
-            result["false_alarms"] = [row for one in found for row in _false(one)]
-            if cfg.alarms is not None:
-                write_alarms(cfg.alarms, found, opened.rate)
+            result |= _of_clean_sound(heard, decision, tolerance, cfg.alarms, opened.rate)
         result["conditions"][condition.name] = _figures(heard, swept, machine, decision, list(cfg.per_hour), tolerance)
         del heard  # before the next condition's are made
     result["threshold"] = {word: decision.threshold[i] for word, i in zip(words, decision.words, strict=True)}
     print(table(path, result, list(cfg.per_hour)))
-    for line in warnings(hours, sorted({*cfg.per_hour, *([cfg.budget] if cfg.budget else [])})):
-        print(f"warning: {line}", flush=True)
+    for line in warnings(result["hours"], sorted({*cfg.per_hour, *([cfg.budget] if cfg.budget else [])})):
+        print(f"warning: {line}")
     if cfg.alarms is not None:
         print(f"{len(result['false_alarms'])} false alarms are in {cfg.alarms}")
     if cfg.budget is not None:
-        about = {"budget": cfg.budget, "labels": str(cfg.labels), "hours": hours}
+        about = {"budget": cfg.budget, "labels": str(cfg.labels), "hours": result["hours"]}
         print(f"thresholds: {thresholds.write(checkpoint.find(path), chosen, **about)}, which kws.export takes")
     return result
+
+
+def _of_clean_sound(heard: list[Heard], decision: Decision, tolerance: float, folder: str | None, rate: int) -> dict:
+    """Hours, scores and the false alarms, which are written to `folder` if that is asked for."""
+    found = [alarms(one, decision, tolerance) for one in heard]
+    if folder is not None:
+        write_alarms(folder, found, rate)
+    rows = [row for one in found for row in _false(one)]
+    return {"hours": hours_by_kind(heard, tolerance), "false_alarms": rows, "histogram": _histogram(heard, tolerance)}
 
 
 def _heard(stream, one: Recording, condition: Condition, rate: int, seed: int) -> Heard:
@@ -118,8 +134,8 @@ def _heard(stream, one: Recording, condition: Condition, rate: int, seed: int) -
 
 
 def _figures(heard: list[Heard], swept: Sweep, machine, decision: Decision, rates: list, tolerance: float) -> dict:
-    """Of one condition: the outcome as the thresholds are set ("as_set"); at the lowest threshold that keeps to each
-    rate of false alarms ("at"), and so for each word alone ("words"), both by kind of negatives; and the curve."""
+    """Of one condition: the outcome as the thresholds are set ("as_set"); at the best threshold for all words that
+    keeps to each rate of false alarms ("at"), or in which one word does ("words"), by kind of negatives; the curve."""
 
     def outcome(decision: Decision) -> dict:
         return figures([alarms(one, decision, tolerance) for one in heard], tolerance)
@@ -135,11 +151,11 @@ def _figures(heard: list[Heard], swept: Sweep, machine, decision: Decision, rate
         total, at, words = counts.sum(axis=1), {}, {word: {} for word in swept.words}
         det["per_hour"][kind] = (total / hours[kind]).tolist()
         for rate in rates:
-            row = lowest_within(total, rate * hours[kind])
+            row = best_within(total, swept.hits.sum(axis=1), rate * hours[kind])
             limit = None if row is None else float(swept.thresholds[row])
             at[str(rate)] = None if row is None else {"threshold": limit, **outcome(machine(limit))}
             for j, word in enumerate(swept.words):
-                row = lowest_within(counts[:, j], rate * hours[kind])
+                row = best_within(counts[:, j], swept.hits[:, j], rate * hours[kind])
                 words[word][str(rate)] = None if row is None else {
                     "threshold": float(swept.thresholds[row]), **missed(int(swept.hits[row, j]), said[j]),
                     "false": false_rate(int(counts[row, j]), hours[kind]),

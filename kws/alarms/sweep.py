@@ -98,11 +98,12 @@ def sweep(heard: Sequence[Heard], machine: Callable, tolerance: float, threshold
     return Sweep(np.asarray(thresholds), words, hits, false)
 
 
-def lowest_within(counts: np.ndarray, allowed: float) -> int | None:
-    """The first of rising thresholds from which on no count (n,) is above `allowed`; None if the last one's is."""
+def best_within(counts: np.ndarray, hits: np.ndarray, allowed: float) -> int | None:
+    """Which of rising thresholds (n,) has the most hits, the lowest if several have, among those from which on no count
+    is above `allowed`; None if the last one's is."""
     over = np.flatnonzero(counts > allowed)
-    first = over[-1] + 1 if len(over) else 0
-    return int(first) if first < len(counts) else None
+    first = int(over[-1]) + 1 if len(over) else 0
+    return first + int(hits[first:].argmax()) if first < len(counts) else None
 
 
 def hours_by_kind(heard: Sequence[Heard], tolerance: float) -> dict[str, float]:
@@ -118,7 +119,7 @@ def choose(heard: Sequence[Heard], swept: Sweep, machine: Callable, tolerance: f
     """Thresholds by word with which the spotter makes at most `budget` false alarms per hour of all the negatives.
 
     Each word is given some of the alarms that the budget allows, so that the fewest labels are missed (a knapsack),
-    and has the lowest threshold, `lowest` at least, that keeps to them. As the words share a machine, the choice is
+    and has the best threshold, `lowest` at least, that keeps to them. As the words share a machine, the choice is
     tried as a whole, with fewer alarms until it holds, and at last with one threshold for all.
 
     Returns:
@@ -130,7 +131,7 @@ def choose(heard: Sequence[Heard], swept: Sweep, machine: Callable, tolerance: f
     allowed = min(int(budget * hours), int(false.sum(axis=1).max()))
     best, rows, shares = np.zeros(allowed + 1), [], []  # most hits by the alarms allowed, and how they are shared
     for j in range(len(swept.words)):
-        rows.append([lowest_within(false[:, j], n) for n in range(allowed + 1)])
+        rows.append([best_within(false[:, j], hits[:, j], n) for n in range(allowed + 1)])
         gain = np.array([-np.inf if row is None else hits[row, j] for row in rows[j]])
         table = np.full((allowed + 1, allowed + 1), -np.inf)
         for n in range(allowed + 1):
@@ -145,5 +146,5 @@ def choose(heard: Sequence[Heard], swept: Sweep, machine: Callable, tolerance: f
         found = [alarms(one, machine(chosen), tolerance) for one in heard]
         if sum(int((one.answers == FALSE).sum()) for one in found) <= budget * hours:
             return {word: chosen[word] for word in swept.words}
-    row = lowest_within(false.sum(axis=1), budget * hours)
+    row = best_within(false.sum(axis=1), hits.sum(axis=1), budget * hours)
     return None if row is None else dict.fromkeys(swept.words, float(thresholds[row]))

@@ -64,8 +64,8 @@ def table(path: str, result: dict, rates: Sequence[float]) -> str:
     limits = {f"{limit:.4g}" for limit in result["threshold"].values()}
     limit = limits.pop() if len(limits) == 1 else "by word"
     for name, condition in everything.items():
-        for kind, at in condition["at"].items():
-            for rate, row in at.items():
+        for kind in condition["as_set"]["false"]:
+            for rate, row in condition["at"].get(kind, {}).items():
                 lines.append(_row(name.ljust(width), kind, rate, f"{row['threshold']:.4f}" if row else "", row))
             lines.append(_row(name.ljust(width), kind, "as set", limit, condition["as_set"]))
     extra = ", ".join(f"{name} {condition['as_set']['extra']}" for name, condition in everything.items())
@@ -73,7 +73,9 @@ def table(path: str, result: dict, rates: Sequence[float]) -> str:
     if len(result["threshold"]) > 1 and clean["words"]:
         kind = max(clean["words"], key=hours.get)
         heads = "".join(f"{f'at {rate:g}/h':>11}" for rate in rates)
-        lines.append(f"{'word alone':<14}{'said':>6}{'as set':>9}{heads}   missed (%), {kind} negatives")
+        lines.append(
+            f"{'word':<14}{'said':>6}{'as set':>9}{heads}   missed (%) where the word keeps to it, {kind} negatives"
+        )
         for word, at in clean["words"][kind].items():
             cells = "".join(f"{_percent(row and row['frr']):>11}" for row in at.values())
             said = next((row["said"] for row in at.values() if row), "")
@@ -88,7 +90,7 @@ def _row(name: str, kind: str, rate: str, threshold: str, row: dict | None) -> s
     (low, high), false = row["interval"], row["false"][kind]
     share = f"{_percent(row['frr'])} % ({100 * low:.1f} to {100 * high:.1f})" if row["said"] else "-"
     few, many = false["interval"]
-    rate = f"{false['per_hour']:.2f} ({few:.2f} to {many:.2f}), {false['count']} heard"
+    rate = f"{false['per_hour']:.2f} ({few:.2f} to {many:.2f}), {false['count']} heard" if false["hours"] else "-"
     delay = f"{row['delay']['median']:.2f}, {row['delay']['p90']:.2f}" if row["delay"] else "-"
     return f"{head}{share:<26}{rate:<38}{delay}"
 

@@ -13,17 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from kws import audio
+from kws.alarms import thresholds
 from kws.alarms.labels import Label, match
 from kws.config import command
 from kws.data.joining import joined
 from kws.data.source import SILENCE, UNKNOWN
 from kws.errors import KwsError
 from kws.evaluate import chosen_clips
+from kws.listening.opened import decision_of
 from kws.metrics import wilson_interval
 from kws.spotter import Spotter, open_checkpoint
+from kws.training import checkpoint
 
 
 @command("listening")
@@ -34,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     sound, said = stream_of_clips(cfg, trained, rate)
     if cfg.wav:
         audio.write(cfg.wav, sound, rate)
-    spotter = Spotter(trained, **OmegaConf.to_container(cfg.decision))
+    spotter = Spotter(trained, **decision_of(cfg, thresholds.read(checkpoint.find(cfg.checkpoint))))
     started, found = time.process_time(), []
     for at in range(0, len(sound), rate // 10):
         found += spotter.push(sound[at : at + rate // 10])
