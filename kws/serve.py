@@ -18,6 +18,7 @@ onnxruntime-web, which npm fetches the first time. Settings:
     clients=128            at a time, each on one connection; when all places are taken, the most silent makes room
     idle_s=3600            a wyoming client that says nothing for so many seconds is let go
     threads=2              that work on sound, for all wyoming clients together
+    log=false              true: print each word that a wyoming client was told, and who was refused and why
 
 Ctrl-C ends. Exit codes: 0 the end or Ctrl-C, 2 a mistake, which the message names.
 """
@@ -55,6 +56,7 @@ class Settings:
     clients: int = 128
     idle_s: float = 3600.0
     threads: int = 2
+    log: bool = False
     decision: dict[str, float] = field(default_factory=dict)
 
 
@@ -77,12 +79,14 @@ def parse(arguments: list[str]) -> Settings:
                 settings.decision[name.removeprefix("decision.")] = float(value)
             elif value == "null" and name in ("port", "static", "ort"):
                 setattr(settings, name, None)
+            elif name == "log":
+                settings.log = {"true": True, "false": False}[value]
             elif name in ("port", "clients", "threads"):
                 setattr(settings, name, int(value))
             else:
                 setattr(settings, name, float(value) if name == "idle_s" else value)
-        except ValueError:
-            raise KwsError(f"{argument}: a number was expected") from None
+        except (ValueError, KeyError):
+            raise KwsError(f"{argument}: expected {'true or false' if name == 'log' else 'a number'}") from None
     if settings.protocol not in PORTS:
         raise KwsError(f"protocol={settings.protocol}: expected {' or '.join(PORTS)}")
     if settings.protocol == "wyoming" and not settings.checkpoint:
@@ -138,7 +142,8 @@ def wyoming(settings: Settings):
 
     contents(settings)  # says what is wrong with the decision
     spotters = {Path(path).name: Spotter(path) for path in settings.checkpoint}
-    return Wyoming(spotters, settings.decision, settings.threads, settings.idle_s, version())
+    log = (lambda line: print(line, flush=True)) if settings.log else (lambda line: None)
+    return Wyoming(spotters, settings.decision, settings.threads, settings.idle_s, version(), log)
 
 
 async def serve(settings: Settings, service) -> None:

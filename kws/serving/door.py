@@ -62,6 +62,7 @@ class Door:
     def __init__(self, talk: Callable[[Client], Awaitable[None]], host: str, port: int, most: int):
         self.talk, self.host, self.port, self.most = talk, host, port, most
         self.clients: set[Client] = set()
+        self._tasks: set[asyncio.Task] = set()
 
     async def __aenter__(self) -> "Door":
         try:
@@ -76,7 +77,8 @@ class Door:
         self._server.close()
         for client in self.clients:
             client.writer.transport.abort()
-        await asyncio.sleep(0)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STALL_S)
 
     async def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self.clients) >= self.most:
@@ -88,6 +90,7 @@ class Door:
             quietest.writer.transport.abort()
         client = Client(reader, writer)
         self.clients.add(client)
+        self._tasks.add(task := asyncio.current_task())
         try:
             await self.talk(client)
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
@@ -95,3 +98,4 @@ class Door:
         finally:
             await client.close()
             self.clients.discard(client)
+            self._tasks.discard(task)

@@ -8,6 +8,7 @@ are read here; its classes say what they mean.
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +25,7 @@ try:
     from wyoming.info import Attribution, Describe, Info, WakeModel, WakeProgram
     from wyoming.wake import Detect, Detection, NotDetected
 except ImportError as error:
-    raise KwsError(f"protocol=wyoming: {error.name} is missing: pip install 'kws[wyoming]'") from None
+    raise KwsError(f"protocol=wyoming: {error.name} is missing: pip install 'wyoming>=1.7'") from None
 
 DATA, PAYLOAD = 64 << 10, 1 << 20  # bytes of an event: half a minute of sound at 16 kHz
 NAMES = 1000  # that a client may ask for
@@ -46,7 +47,7 @@ class Wyoming:
         threads: that work on sound, for all clients together.
         idle_s: how long a client may say nothing.
         version: of kws, for those who ask.
-        log: what is done with a line about a client.
+        log: what is done with a line about a client: a word heard, a refusal.
 
     Attributes:
         models: a wake word's name to its spotter and its word. The name is the word, with its file's before it where
@@ -55,7 +56,7 @@ class Wyoming:
 
     def __init__(
         self, spotters: dict[str, Spotter], decision: dict, threads: int = 2, idle_s: float = 3600.0,
-        version: str = "", log=print,
+        version: str = "", log: Callable[[str], None] = lambda line: None,
     ):  # fmt: skip
         self.decision, self.idle_s, self.log = decision, idle_s, log
         self.pool = ThreadPoolExecutor(threads, "kws")

@@ -106,13 +106,18 @@ export class Chart {
     const limits = [...new Set(this.words.map((word) => word.threshold))];
     pen.textBaseline = "bottom";
     pen.textAlign = "left";
-    pen.lineWidth = 1.5;
-    pen.strokeStyle = pen.fillStyle = get("--ink");
+    pen.fillStyle = get("--ink");
     for (const limit of limits.slice(0, 4)) {
+      pen.lineWidth = 1.5;
+      pen.strokeStyle = get("--ink");
       pen.setLineDash([6, 5]);
       line(left, y(limit), right, y(limit));
       pen.setLineDash([]);
-      pen.fillText(`threshold ${Number(limit.toFixed(2))}`, left + 6, y(limit) - 3);
+      const text = `threshold ${Number(limit.toFixed(2))}`;
+      pen.lineWidth = 4;
+      pen.strokeStyle = get("--card");
+      pen.strokeText(text, left + 6, y(limit) - 3);
+      pen.fillText(text, left + 6, y(limit) - 3);
     }
 
     let free = -Infinity;

@@ -16,6 +16,7 @@ const chart = new Chart($("chart"));
 const spotters = new Map(); // by number: {name, about, words: [{label, chip, n}]}
 const heard = [];
 let listening = null; // {context, track, …} while the microphone is open
+let starting = false;
 let numbers = 0;
 
 const worker = new Worker("worker.js", { type: "module" });
@@ -147,7 +148,7 @@ async function start() {
     say("Browsers give the microphone only to pages at https:// or on this computer (http://localhost). Open this page there.", true);
     return;
   }
-  $("start").disabled = true;
+  starting = true; // and the button stays as it is: disabled, it would lose the keyboard's focus
   say("Waiting for the microphone: the browser may ask you to allow it.");
   let stream, context;
   try {
@@ -175,7 +176,7 @@ async function start() {
     context?.close();
     say(REFUSED[error.name] ?? `The microphone cannot be used: ${error.message || error.name}.`, true);
   }
-  $("start").disabled = false;
+  starting = false;
   button();
 }
 
@@ -198,7 +199,10 @@ function button() {
   $("start").textContent = listening ? "Stop" : "Start listening";
 }
 
-$("start").onclick = () => (listening ? stop() : start());
+$("start").onclick = () => {
+  if (listening) stop();
+  else if (!starting) start();
+};
 
 // What is shown of the sound
 
