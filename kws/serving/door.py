@@ -48,7 +48,7 @@ class Door:
     """Listens at an address and gives each client to `talk`, until the context ends.
 
     Args:
-        talk: a client's whole conversation; ConnectionError, IncompleteReadError and TimeoutError end it.
+        talk: a client's whole conversation; OSError (TimeoutError too) and IncompleteReadError end it.
         port: 0 takes any that is free.
         most: clients at a time.
 
@@ -93,7 +93,7 @@ class Door:
         self._tasks.add(task := asyncio.current_task())
         try:
             await self.talk(client)
-        except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+        except (OSError, asyncio.IncompleteReadError):  # gone, or stalled: TimeoutError is one of the former
             pass
         finally:
             await client.close()

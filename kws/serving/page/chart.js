@@ -103,23 +103,6 @@ export class Chart {
     pen.setLineDash([]);
     pen.restore();
 
-    const limits = [...new Set(this.words.map((word) => word.threshold))];
-    pen.textBaseline = "bottom";
-    pen.textAlign = "left";
-    pen.fillStyle = get("--ink");
-    for (const limit of limits.slice(0, 4)) {
-      pen.lineWidth = 1.5;
-      pen.strokeStyle = get("--ink");
-      pen.setLineDash([6, 5]);
-      line(left, y(limit), right, y(limit));
-      pen.setLineDash([]);
-      const text = `threshold ${Number(limit.toFixed(2))}`;
-      pen.lineWidth = 4;
-      pen.strokeStyle = get("--card");
-      pen.strokeText(text, left + 6, y(limit) - 3);
-      pen.fillText(text, left + 6, y(limit) - 3);
-    }
-
     let free = -Infinity;
     pen.textBaseline = "middle";
     pen.textAlign = "center";
@@ -138,6 +121,23 @@ export class Chart {
       pen.fill();
       pen.fillStyle = get("--card");
       pen.fillText(label, middle, 12);
+    }
+
+    const limits = [...new Set(this.words.map((word) => word.threshold))];
+    pen.textBaseline = "bottom";
+    pen.textAlign = "left";
+    pen.fillStyle = get("--ink");
+    for (const limit of limits.slice(0, 4)) {
+      pen.lineWidth = 1.5;
+      pen.strokeStyle = get("--ink");
+      pen.setLineDash([6, 5]);
+      line(left, y(limit), right, y(limit));
+      pen.setLineDash([]);
+      const text = `threshold ${Number(limit.toFixed(2))}`;
+      pen.lineWidth = 4;
+      pen.strokeStyle = get("--card");
+      pen.strokeText(text, left + 6, y(limit) - 3);
+      pen.fillText(text, left + 6, y(limit) - 3);
     }
   }
 }

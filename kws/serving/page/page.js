@@ -77,13 +77,11 @@ function arrange() {
     const chip = document.createElement("li");
     chip.style.setProperty("--colour", `var(${colour(n)})`);
     chip.append(word.label);
-    if (known.indexOf(word.label) !== known.lastIndexOf(word.label)) {
-      const whose = document.createElement("small");
-      whose.textContent = spotters.get(word.key).name.replace(/\.onnx$/, "");
-      chip.append(whose);
-    }
-    chip.append(document.createElement("i"));
-    Object.assign(word, { chip, n });
+    const twice = known.indexOf(word.label) !== known.lastIndexOf(word.label);
+    const whose = document.createElement("small"); // the file, where two know the word
+    whose.textContent = twice ? spotters.get(word.key).name.replace(/\.onnx$/, "") : "";
+    chip.append(whose, document.createElement("i"));
+    Object.assign(word, { chip, whose, n });
     return chip;
   }));
   $("files").replaceChildren(...[...spotters].map(([key, { name, about, words }]) => {
@@ -106,9 +104,10 @@ function arrange() {
   const none = !all.length;
   $("no-words").hidden = !none;
   $("drop").classList.toggle("wanted", none);
-  $("start").disabled = none && !listening;
-  if (!listening) say(none ? "Choose a spotter file, and its words can be heard here." : "Ready. Start, allow the microphone, and say a word.");
-  else if (none) stop();
+  if (none && listening) stop();
+  $("start").disabled = false;
+  button();
+  if (!listening) say(none ? "A spotter is a file that knows words. Choose one to begin." : "Ready. Start, allow the microphone, and say a word.");
 }
 
 async function take(list) {
@@ -188,7 +187,6 @@ async function stop(reason = "Stopped.", bad = false) {
   button();
   level(0, 0);
   for (const { words } of spotters.values()) for (const { chip } of words) chip.style.setProperty("--score", 0);
-  $("start").disabled = !spotters.size;
   say(reason, bad);
   await context.close();
   await ask("stop");
@@ -196,11 +194,12 @@ async function stop(reason = "Stopped.", bad = false) {
 
 function button() {
   $("start").setAttribute("aria-pressed", String(Boolean(listening)));
-  $("start").textContent = listening ? "Stop" : "Start listening";
+  $("start").textContent = listening ? "Stop" : spotters.size ? "Start listening" : "Choose a spotter";
 }
 
 $("start").onclick = () => {
   if (listening) stop();
+  else if (!spotters.size) $("file").click();
   else if (!starting) start();
 };
 
@@ -259,6 +258,7 @@ function tell(spotter, word, found) {
   const row = $("heard").insertRow(0);
   row.style.setProperty("--colour", `var(${colour(word.n)})`);
   for (const text of [found.word, clock(found.end), found.score.toFixed(2)]) row.insertCell().textContent = text;
+  row.cells[0].append(word.whose.cloneNode(true));
   while ($("heard").rows.length > KEPT) $("heard").deleteRow(-1);
   if (heard.length > KEPT) heard.shift();
   $("nothing").hidden = true;
