@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -129,6 +130,9 @@ def command(config_name: str):
                 if not isinstance(error.__cause__, KwsError | ValueError | TypeError):
                     raise
                 reason = error.__cause__
+            except BrokenPipeError:  # whoever read the output has enough of it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise SystemExit(128 + signal.SIGPIPE) from None
             print(f"error: {reason}", file=sys.stderr)
             raise SystemExit(2)
 
