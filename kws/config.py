@@ -123,7 +123,9 @@ def command(config_name: str):
         def told(cfg):  # inside Hydra, which would otherwise print a trace of its own
             begun.append(True)
             try:
-                return function(cfg)
+                result = function(cfg)
+                sys.stdout.flush()
+                return result
             except (KwsError, AudioError) as error:
                 reason = error
             except InstantiationException as error:  # what a yaml's _target_ refused
