@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from kws import __version__
 from kws.audio import AudioError
 from kws.errors import KwsError
 
-# Keys whose value is a path wherever they stand: it is never read as a number or a list, whatever it is called.
+# Keys whose value is a path, a word or a command line wherever they stand: never read as a number or a list.
 PATH_KEYS = {
     "check",
     "input",
@@ -29,6 +30,9 @@ PATH_KEYS = {
     "cache",
     "rooms",
     "json",
+    "save",
+    "stop_word",
+    "on_detect",
     "wav",
     "name",
     "peers_python",
@@ -77,7 +81,7 @@ def quote_override(argument: str, sweep: bool = False) -> str:
     name = key.rsplit(".", 1)[-1]
     if name in PATH_KEYS and not os.path.exists(value):
         value = os.path.expanduser(value)  # bash leaves ~ alone behind a key with a dot
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+    if re.fullmatch(r"""(['"])(\\.|(?!\1|\\).)*\1""", value, re.DOTALL):
         return f"{key}={value}"
     exists = value and os.path.exists(value)
     if name in PATH_KEYS and (exists or (value not in ("", "null") and not (sweep and "," in value))):
@@ -119,13 +123,18 @@ def command(config_name: str):
         def told(cfg):  # inside Hydra, which would otherwise print a trace of its own
             begun.append(True)
             try:
-                return function(cfg)
+                result = function(cfg)
+                sys.stdout.flush()
+                return result
             except (KwsError, AudioError) as error:
                 reason = error
             except InstantiationException as error:  # what a yaml's _target_ refused
                 if not isinstance(error.__cause__, KwsError | ValueError | TypeError):
                     raise
                 reason = error.__cause__
+            except BrokenPipeError:  # whoever read the output has enough of it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise SystemExit(128 + signal.SIGPIPE) from None
             print(f"error: {reason}", file=sys.stderr)
             raise SystemExit(2)
 

@@ -1,9 +1,13 @@
-"""Says how well a checkpoint hears.
+"""Says how well a checkpoint, or a file that was exported from one, hears.
 
     python -m kws.evaluate checkpoint=runs/ghost-synthetic                    its own data, the test split
     python -m kws.evaluate checkpoint=… snr=20                                the same with background at 20 dB
     python -m kws.evaluate checkpoint=… data=folder data.root=my_words        recordings of your own
     python -m kws.evaluate checkpoint=… data=speech_commands data.root=… data.unknown=false data.silence=false
+    python -m kws.evaluate checkpoint=spotter.onnx data=folder data.root=my_words   what kws.export wrote
+
+A clip's class is the most probable label at the last step of a stream that begins and ends with the clip's window (as
+long as those of training); so it is of an exported file, which is given samples, runs on the CPU and needs data=.
 
 Of other data, the words that checkpoint and data share are asked. Prints accuracy with its 95 % interval, each word's
 recall and precision, and what the model costs; json=FILE holds the same.
@@ -12,67 +16,99 @@ recall and precision, and what the model costs; json=FILE holds the same.
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from kws import plots
-from kws.augment import Augment
 from kws.config import command
 from kws.data.dataset import ClipDataset
 from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
 from kws.errors import KwsError
+from kws.features import FbankOptions, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.metrics import accuracy, per_word, wilson_interval
 from kws.models.cost import cost
+from kws.runtime import Spotter
 from kws.spotter import Trained, open_checkpoint
 from kws.training.distributed import pick_device
 from kws.training.evaluation import evaluate
 
 
+class Samples:
+    """Stands for the front-end of what has its own inside: samples are handed on as they are."""
+
+    def __init__(self, options: FbankOptions):
+        self.options = options
+
+    def initial_state(self, *_):
+        return None
+
+    def stream(self, samples: torch.Tensor, state: None, flush: bool):
+        return samples, state
+
+
+class Exported(torch.nn.Module):
+    """Stands for the model of an exported file."""
+
+    def __init__(self, spotter: Spotter):
+        super().__init__()
+        self.opened = spotter.stream()
+        self.register_buffer("mean", torch.zeros(1))  # where it runs
+
+    def clip_logits(self, samples: torch.Tensor) -> torch.Tensor:
+        """Windows of samples (batch, n) to the logarithms of the last step's probabilities (batch, labels)."""
+        last = np.stack([self.opened.scores(window, flush=True)[-1] for window in samples.numpy()])
+        return torch.from_numpy(last).clamp(min=1e-30).log()
+
+
+def open_exported(path: str) -> Trained:
+    """An exported file as a checkpoint is opened; it does not say which data it was trained on."""
+    spotter = Spotter(path)
+    about, options = spotter.about, make_options(**spotter.about["features"])
+    config = {"features": about["features"], "train": {"window_ms": about["run"].get("window_ms", 1200)}}
+    return Trained(Exported(spotter), Samples(options), spotter.labels, options, config)
+
+
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    run(cfg)
-
-
-def run(cfg: DictConfig) -> dict:
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    trained = open_checkpoint(cfg.checkpoint, pick_device(cfg.device))
+    exported = str(cfg.checkpoint).endswith(".onnx")
+    if exported and cfg.get("data") is None:
+        raise KwsError(f"{cfg.checkpoint} does not say which data it was trained on: name some, as in data=folder")
+    trained = open_exported(cfg.checkpoint) if exported else open_checkpoint(cfg.checkpoint, pick_device(cfg.device))
     source, clips, noise, split = chosen_clips(cfg, trained)
-    options = trained.options
-    data = ClipDataset(
-        clips,
-        trained.labels,
-        FeatureExtractor(options),
-        trained.config["train"]["window_ms"],
-        Augment(),
-        noise,
-        cfg.snr,
-    )
     if cfg.snr is not None and not noise:
         raise KwsError("snr= needs recordings of background, and this data has none")
+    options = trained.options
+    extractor = trained.extractor if exported else FeatureExtractor(options)  # on the CPU, where clips are read
+    window_ms = trained.config["train"]["window_ms"]
+    data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr)
     result = evaluate(trained.model, data, cfg.batch_size, cfg.workers, show=True)
     matrix = result.matrix
-    right, total = int(matrix.trace()), int(matrix.sum())
-    low, high = wilson_interval(right, total)
-    costs = cost(trained.model, options.frame_shift, options.frame_length)
+    total, share = int(matrix.sum()), accuracy(matrix)
+    low, high = wilson_interval(int(matrix.trace()), total)
     path = Path(cfg.checkpoint)
     folder = path if path.is_dir() else path.parent
     picture = Path(cfg.plot) if cfg.plot else folder / f"confusion-{split}.png"
     asked = [label for label in trained.labels if label in set(source.labels)]
     figures = {
-        "checkpoint": str(cfg.checkpoint), "split": split, "snr": cfg.snr, "clips": total, "accuracy": right / total,
-        "interval": [low, high], "words": per_word(matrix, trained.labels), "parameters": costs.parameters,
-        "macs_per_second": costs.macs_per_second, "bytes": 4 * costs.parameters,
-        "clips_per_second": result.clips_per_second,
+        "checkpoint": str(cfg.checkpoint), "split": split, "snr": cfg.snr, "clips": total, "accuracy": share,
+        "interval": [low, high], "words": per_word(matrix, trained.labels), "clips_per_second": result.clips_per_second,
     }  # fmt: skip
+    if exported:
+        figures |= {"bytes": path.stat().st_size}
+    else:
+        costs = cost(trained.model, options.frame_shift, options.frame_length)
+        figures |= {"parameters": costs.parameters, "macs_per_second": costs.macs_per_second,
+                    "bytes": 4 * costs.parameters}  # fmt: skip
     print(report(figures, asked))
-    plots.confusion(matrix, trained.labels, picture, f"{100 * accuracy(matrix):.1f} % of {total} clips ({split})")
+    plots.confusion(matrix, trained.labels, picture, f"{100 * share:.1f} % of {total} clips ({split})")
     print(f"confusion matrix: {picture}")
     if cfg.json:
         Path(cfg.json).write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
 
 
 def chosen_clips(cfg: DictConfig, trained: Trained) -> tuple[Source, list[Clip], list[Clip], str]:
@@ -114,12 +150,14 @@ def chosen_clips(cfg: DictConfig, trained: Trained) -> tuple[Source, list[Clip],
 def report(figures: dict, asked: list[str]) -> str:
     """The figures as a table to read."""
     low, high = figures["interval"]
+    size = f"{figures['bytes'] / 1024:.0f} KiB"
+    if "parameters" in figures:
+        size = (f"{figures['parameters']:,} parameters, {size} as float32, "
+                f"{figures['macs_per_second'] / 1e6:.2f}M multiply-accumulates per second of audio")  # fmt: skip
     lines = [
         f"accuracy {100 * figures['accuracy']:.2f} % of {figures['clips']} clips"
         f" (95 %: {100 * low:.1f} to {100 * high:.1f})",
-        f"{figures['parameters']:,} parameters, {figures['bytes'] / 1024:.0f} KiB as float32, "
-        f"{figures['macs_per_second'] / 1e6:.2f}M multiply-accumulates per second of audio, "
-        f"{figures['clips_per_second']:.0f} clips/s here, reading included",
+        f"{size}, {figures['clips_per_second']:.0f} clips/s here, reading included",
         f"{'word':<14}{'clips':>7}{'recall':>9}{'precision':>11}",
     ]
     for word in asked:

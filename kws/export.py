@@ -40,10 +40,9 @@ def main(cfg: DictConfig) -> None:
     sounds = _sounds(cfg.check, trained)
     export(trained, cfg.output, cfg.chunk_ms, cfg.streams == "any", decision, cfg.licence, _identity(cfg, trained))
     result = compare(trained, cfg.output, sounds, decision)
-    size, step_ms = os.path.getsize(cfg.output), trained.model.stride * trained.options.frame_shift
-    chunk_ms = max(1, -(-cfg.chunk_ms // step_ms)) * step_ms
     print(
-        f"{cfg.output}: {size / 1000:.0f} kB, {len(trained.labels)} labels, chunks of {chunk_ms:g} ms\n"
+        f"{cfg.output}: {os.path.getsize(cfg.output) / 1000:.0f} kB, {len(trained.labels)} labels,"
+        f" chunks of {result.chunk_ms:g} ms\n"
         f"largest difference in a probability, on {result.seconds:.1f} s of sound: {result.difference:.1e} to torch,"
         f" {result.by_chunks:.1e} between one piece and many\n"
         f"{result.n_words} words heard, {'the same' if result.same_words else 'not the same'} as by the checkpoint\n"
@@ -57,10 +56,10 @@ def main(cfg: DictConfig) -> None:
 def _identity(cfg: DictConfig, trained: Trained) -> dict:
     """Which run the weights are from."""
     saved = checkpoint.load(cfg.checkpoint)
-    position = saved.get("position")
     return {
-        "name": trained.config.get("name"), "step": position.get("step") if isinstance(position, dict) else position,
-        "seed": saved.get("seed"), "averaged": bool(cfg.averaged and saved["ema"]), "kws": saved.get("kws"),
+        "name": trained.config["name"], "step": saved["position"]["step"], "seed": saved["seed"],
+        "window_ms": trained.config["train"]["window_ms"], "averaged": bool(cfg.averaged and saved["ema"]),
+        "kws": saved["kws"],
     }  # fmt: skip
 
 

@@ -7,8 +7,10 @@ python -m kws.inspect spotter.onnx json=true        everything that it says of i
 import json
 import math
 import sys
+from inspect import signature
 
 from kws import __version__
+from kws.decision import Decision
 from kws.errors import KwsError
 from kws.runtime import file
 
@@ -21,8 +23,9 @@ def describe(path: str) -> str:
     """
     content, about = file.read(path)
     words = [label for label in about["labels"] if not label.startswith("_")]
-    rate, features, decision = about["sample_rate"], about.get("features", {}), about["decision"]
-    limits = decision.get("threshold", 0.7)
+    rate, features = about["sample_rate"], about.get("features", {})
+    decision = {name: value.default for name, value in signature(Decision).parameters.items()} | about["decision"]
+    limits = decision["threshold"]
     numbers = sum(math.prod(shape) for shape in about["state"].values())
     rows = {
         "file": f"{path}, {len(content) / 1000:.0f} kB, format {about['format']}, by kws {about.get('kws', '?')}",
@@ -32,8 +35,8 @@ def describe(path: str) -> str:
         f" ({about['chunk']} samples)",
         "scores": f"every {about['step_ms']:g} ms, {about['steps']} a chunk",
         "a word is": f"a score of {limits if not isinstance(limits, dict) else 'its own'}, mean of "
-        f"{decision.get('smoothing_ms', 200):g} ms; then {decision.get('refractory_ms', 700):g} ms of silence; none"
-        f" in the first {decision.get('warm_up_ms', 500):g} ms",
+        f"{decision['smoothing_ms']:g} ms; then {decision['refractory_ms']:g} ms of silence; none"
+        f" in the first {decision['warm_up_ms']:g} ms",
         "features": f"{features.get('type', '?')}, windows of {features.get('frame_length', 0):g} ms every"
         f" {features.get('frame_shift', 0):g} ms",
         "state of a stream": f"{4 * numbers:,} bytes in {len(about['state'])} tensors",

@@ -60,9 +60,9 @@ class Spotter:
         target = int(trained.options.sample_frequency)
         self.resampler = Resampler(self.rate, target) if self.rate != target else None
         self.step_ms = trained.model.stride * trained.options.frame_shift
-        # the first step ends where its last frame ends, not at the stream's start
-        self.offset = (trained.options.frame_length - trained.options.frame_shift) / 1000
-        self.decision = Decision(trained.labels, self.step_ms, **decision)
+        # the first step ends where its last frame ends
+        offset_ms = trained.options.frame_length - trained.options.frame_shift
+        self.decision = Decision(trained.labels, self.step_ms, offset_ms, **decision)
         self.reset()
 
     def reset(self) -> None:
@@ -85,5 +85,4 @@ class Spotter:
 
     def push(self, samples: np.ndarray, flush: bool = False) -> list[Detection]:
         """The next samples (n,) in int16 units to the words now detected, their times in seconds of the stream."""
-        found = self.decision.push(self.scores(samples, flush))
-        return [Detection(d.word, d.start + self.offset, d.end + self.offset, d.score) for d in found]
+        return self.decision.push(self.scores(samples, flush))

@@ -13,6 +13,7 @@ begins with the weights of any checkpoint, as far as they fit.
 Exit codes: 0 finished, 2 a mistake that the message names, 130 and 143 stopped by Ctrl-C or SIGTERM, with all saved.
 """
 
+import contextlib
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +22,8 @@ from omegaconf import DictConfig
 
 from kws import plots
 from kws.config import command
+from kws.errors import KwsError
+from kws.features.store import locked
 from kws.metrics import accuracy, wilson_interval
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
@@ -46,8 +49,24 @@ def main(cfg: DictConfig) -> float:
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
-    """Runs the training in `folder`. Returns the best validation accuracy (what a sweep optimises)."""
+    """Runs the training in `folder`. Returns the best validation accuracy (what a sweep optimises).
+
+    Raises:
+        KwsError: a mistake in `cfg`; or another process trains in `folder`, or it cannot be written.
+    """
     trainer = Trainer(cfg, folder)
+    with contextlib.ExitStack() as held:
+        if distributed.is_first():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(folder / ".lock", "name"))
+            except OSError as error:
+                raise KwsError(f"runs: {folder} cannot be written ({error.strerror})") from None
+        return _train(trainer)
+
+
+def _train(trainer: Trainer) -> float:
+    folder = trainer.folder
     picture = folder / "confusion.png"
     if begin(trainer):
         best = trainer.run()
@@ -60,11 +79,11 @@ def train(cfg: DictConfig, folder: Path) -> float:
     saved = checkpoint.load(path, trainer.device)
     model = trainer.model
     model.load_state_dict(saved["ema"] or saved["model"])
-    result = evaluate(model, trainer.data["validation"], cfg.train.batch_size)
+    result = evaluate(model, trainer.data["validation"], trainer.cfg.train.batch_size)
     if distributed.is_first():
         low, high = wilson_interval(int(result.matrix.trace()), int(result.matrix.sum()))
         share = accuracy(result.matrix)
-        title = f"{cfg.name}: {100 * share:.1f} % of {result.matrix.sum()} validation clips"
+        title = f"{trainer.cfg.name}: {100 * share:.1f} % of {result.matrix.sum()} validation clips"
         plots.confusion(result.matrix, trainer.labels, picture, title)
         say(f"best: epoch {best['epoch']}, validation {100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f})")
         say(f"pictures: {folder}/curves.png, {folder}/confusion.png")

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kws.benchmarks import features, models
 from kws.benchmarks.isolation import Isolated
 from kws.benchmarks.peers import contenders, scaled
 from kws.benchmarks.rounds import cell, interleaved, sound
+from kws.benchmarks.untrained import settings, untrained
 from kws.errors import KwsError
 
 TINY = [
@@ -118,16 +120,27 @@ def test_models_are_measured_and_drawn(tmp_path, capsys):
     run.mkdir(parents=True)
     (run / "metrics.jsonl").write_text('{"step": 1}\n{"validation_accuracy": 0.5}\n{"validation_accuracy": 0.25}\n')
     (run / "confusion.png").touch()
-    settings = [f"runs={run.parent}", f"csv={tmp_path / 'm.csv'}", f"plot={tmp_path / 'm.png'}", "rounds=1", "batch=2"]
-    models.main.__wrapped__(config("benchmark_models", "models=[ghost_10k,dscnn_10k]", *settings))
+    given = [f"runs={run.parent}", f"csv={tmp_path / 'm.csv'}", f"plot={tmp_path / 'm.png'}", "rounds=1", "batch=2"]
+    models.main.__wrapped__(config("benchmark_models", "models=[ghost_10k,dscnn_10k]", *given))
     printed, rows = capsys.readouterr().out, list(csv.DictReader((tmp_path / "m.csv").read_text().splitlines()))
     assert [row["model"] for row in rows] == ["ghost_10k", "dscnn_10k"]
     assert rows[0]["accuracy"] == "50.0"
-    assert int(rows[0]["parameters"]) == sum(p.numel() for p in models.build("ghost_10k", 12).parameters())
+    ghost = untrained(settings("ghost_10k", "models"), config("benchmark_models").features).model
+    assert int(rows[0]["parameters"]) == sum(p.numel() for p in ghost.parameters())
     assert "ghost_10k" in printed
+    assert all(0 < float(row["onnx_us"]) < 1e5 for row in rows)
     assert (tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(KwsError, match=r"there is no gost; choose from .*ghost"):
         models.main.__wrapped__(config("benchmark_models", "models=[gost]"))
+
+
+def test_without_onnx_runtime_its_column_is_empty(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    models.main.__wrapped__(config("benchmark_models", "models=[gru]", "rounds=1", f"csv={tmp_path / 'm.csv'}"))
+    (row,) = csv.DictReader((tmp_path / "m.csv").read_text().splitlines())
+    assert row["onnx_us"] == ""
+    assert float(row["stream_us"]) > 0
+    assert "onnxruntime is missing" in capsys.readouterr().out
 
 
 def test_the_line_of_models_that_none_beats():

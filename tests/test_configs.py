@@ -26,6 +26,7 @@ def one_step(overrides, folder):
     """Trains one batch as the command would, and returns the run."""
     trainer = Trainer(config("train", *overrides), folder)
     assert begin(trainer)
+    folder.mkdir(exist_ok=True)
     trainer.total_steps = 1
     trainer.run()
     row = next(row for row in read_rows(folder / "metrics.jsonl") if row["step"] == 1)

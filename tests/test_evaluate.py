@@ -66,6 +66,22 @@ def test_other_data_is_asked_for_the_words_in_both(folder, tmp_path):
     assert "the checkpoint knows fall, high" in wrong.stderr
 
 
+def test_an_exported_file_answers_as_its_checkpoint_does(corpus, folder, tmp_path):
+    file, found = tmp_path / "spotter.onnx", []
+    run(f"checkpoint={folder}", f"output={file}", module="kws.export")
+    data = ["data=folder", f"data.root={corpus}", "data.silence=true", "split=test", "snr=3", "workers=1"]
+    for checkpoint in (folder, file):
+        run(f"checkpoint={checkpoint}", f"json={tmp_path / 'f.json'}", *data, module="kws.evaluate")
+        found.append(json.loads((tmp_path / "f.json").read_text()))
+    assert found[0]["clips"] == found[1]["clips"] == 36
+    assert 0.2 < found[0]["accuracy"] < 1  # or anything would agree
+    assert abs(found[0]["accuracy"] - found[1]["accuracy"]) <= 1 / 36  # a clip between two words, at most
+    assert (tmp_path / "confusion-test.png").is_file()
+    refused = run(f"checkpoint={file}", module="kws.evaluate", check=False)
+    assert refused.returncode == 2
+    assert "does not say which data it was trained on" in refused.stderr
+
+
 def test_noise_makes_it_harder(folder, tmp_path):
     figures = []
     for snr in (20, -20):
@@ -84,7 +100,9 @@ def test_a_stream_of_clips(folder, tmp_path):
 
 def test_an_alarm_answers_one_clip():
     said = [("a", 1.0, 2.0), (None, 3.0, 4.0), ("b", 5.0, 6.0)]
-    alarms = [Detection(w, t, t, 0.9) for w, t in (("a", 2.4), ("a", 2.45), ("b", 3.5), ("b", 6.6), ("b", 5.1))]
+    alarms = [
+        Detection(w, t, t, 0.9, 0.9, 0.7, 1) for w, t in (("a", 2.4), ("a", 2.45), ("b", 3.5), ("b", 6.6), ("b", 5.1))
+    ]
     heard, false = match(said, alarms, 0.5)
     assert {i: d.end for i, d in heard.items()} == {0: 2.4, 2: 5.1}
     assert [d.end for d in false] == [2.45, 3.5, 6.6]

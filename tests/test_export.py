@@ -146,8 +146,8 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         export(trained_of("dscnn_10k", "fbank", "features.snip_edges=false"), tmp_path / "s.onnx")
     with pytest.raises(KwsError, match="dither"):
         export(trained_of("dscnn_10k", "fbank", "features.dither=1"), tmp_path / "s.onnx")
-    with pytest.raises(KwsError, match="no threshold for no"):
-        export(trained_of("dscnn_10k"), tmp_path / "s.onnx", decision={"threshold": {"yes": 0.5}})
+    with pytest.raises(KwsError, match="'maybe', which is no word here"):
+        export(trained_of("dscnn_10k"), tmp_path / "s.onnx", decision={"threshold": {"maybe": 0.5}})
     assert not list(tmp_path.iterdir())
 
 
@@ -169,6 +169,7 @@ def test_the_commands(folder, tmp_path):
     done = run(f"checkpoint={folder}", f"output={out}", f"check={tmp_path / 'said.wav'}", "licence=CC0", *decision,
                module="kws.export")  # fmt: skip
     assert "the same as by the checkpoint" in done.stdout
+    assert "chunks of 100 ms" in done.stdout
     said = subprocess.run([sys.executable, "-m", "kws.inspect", str(out)], cwd=ROOT, capture_output=True, text=True)
     for words in ("low", "16000 Hz", "chunks of 100 ms", "CC0", "a score of 0.5", "fbank", "averaged True"):
         assert words in said.stdout, words
@@ -212,4 +213,6 @@ def test_the_description_is_all_there(tmp_path):
     assert about["labels"] == LABELS
     assert about["features"]["num_mel_bins"] == 40
     assert about["steps"] == 2, "30 ms are rounded up to 40"
-    assert "yes 0.5, no 0.6" in describe(str(tmp_path / "s.onnx"))
+    said = describe(str(tmp_path / "s.onnx"))
+    assert "yes 0.5, no 0.6" in said
+    assert "mean of 200 ms; then 700 ms of silence; none in the first 500 ms" in said  # Decision's own

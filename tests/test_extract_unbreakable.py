@@ -20,7 +20,7 @@ from kws.errors import KwsError
 from kws.extract import extract
 from kws.features import make_options
 from kws.features.kaldi_io import read_matrix, read_scp
-from kws.features.store import FeatureFolder, _locked
+from kws.features.store import FeatureFolder, locked
 
 OPTIONS = make_options("fbank", num_mel_bins=40)
 SETTINGS = {"format": "ark", "features": {}}
@@ -195,10 +195,11 @@ def test_one_process_at_a_time_holds_the_lock(tmp_path):
     code = """
 import sys, time, contextlib
 from pathlib import Path
-from kws.features.store import _locked
+from kws.errors import KwsError
+from kws.features.store import locked
 lock, count, done = Path(sys.argv[1], ".lock"), Path(sys.argv[1], "count"), 0
 while done < 200:
-    with contextlib.suppress(ValueError), _locked(lock):
+    with contextlib.suppress(KwsError), locked(lock):
         n = int(count.read_text())
         time.sleep(0.0002)
         count.write_text(str(n + 1))
@@ -208,5 +209,5 @@ while done < 200:
     processes = [subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT) for _ in range(3)]
     assert [process.wait(100) for process in processes] == [0, 0, 0]
     assert (tmp_path / "count").read_text() == "600"
-    with _locked(tmp_path / ".lock"):
+    with locked(tmp_path / ".lock"):
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"

@@ -1,16 +1,20 @@
 """Frames: Kaldi's numbers, and the laws of streams, of time and of batches."""
 
+import os
+import subprocess
+import sys
 import warnings
 
+import numba
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, speechlike
+from conftest import RATE, ROOT, speechlike
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kws import audio
-from kws.features import describe, from_file, make_options, n_frames, read_conf, write_conf
+from kws.features import describe, from_file, make_options, n_frames, read_conf, reference, simd, write_conf
 from kws.features.extractor import FeatureExtractor
 from kws.features.online import OnlineExtractor
 from kws.features.options import WINDOW_TYPES
@@ -185,6 +189,73 @@ def test_a_kaldi_configuration(tmp_path):
             read_conf(path, "mfcc")
     with pytest.raises(ValueError, match=r"no\.conf: No such file"):
         make_options("fbank", conf=tmp_path / "no.conf")
+
+
+@pytest.mark.parametrize(("kind", "chosen"), OPTION_SETS, ids=str)
+def test_gradients_reach_the_samples(kind, chosen):
+    extractor = FeatureExtractor(make_options(kind, **chosen)).double()
+    samples = torch.from_numpy(speechlike(700))[None].double().requires_grad_()
+    frames, _ = extractor.stream(samples, flush=True)
+    (gradient,) = torch.autograd.grad(frames.sum(), samples)
+    step = torch.zeros_like(samples)
+    step[0, 300] = 1e-3
+    with torch.no_grad():
+        there, back = (extractor.stream(samples + sign * step, flush=True)[0].sum() for sign in (1, -1))
+    assert torch.isclose(gradient[0, 300], (there - back) / 2e-3, rtol=1e-3)
+
+
+def test_logarithms_of_vectors():
+    @numba.njit
+    def logs(x, y):
+        for i in range(0, len(x), simd.LANES):
+            simd.store(y, i, simd.log(simd.load(x, i)))
+
+    exponents = np.random.default_rng(0).uniform(-126, 128, 1 << 16)
+    x = np.concatenate([np.exp2(exponents), 1 + exponents * 2**-20]).astype(np.float32)
+    special = np.array([np.inf, np.nan, 1.0, np.finfo(np.float32).max], np.float32)
+    x[: len(special)] = special
+    logs(x, y := np.empty_like(x))
+    np.testing.assert_array_equal(y[:3], [np.inf, np.nan, 0])
+    expected = np.log(x[3:].astype(np.float64))
+    assert (np.abs(y[3:] - expected) <= 1.5 * np.spacing(np.abs(expected.astype(np.float32)))).all()
+
+
+def test_the_number_of_lanes_changes_no_bit(tmp_path):
+    """A processor without AVX-512 has 8."""
+    options = make_options("mfcc", num_ceps=13, snip_edges=False)
+    samples = speechlike(5000)
+    np.save(tmp_path / "here.npy", OnlineExtractor(options).push(samples, flush=True))
+    np.save(tmp_path / "samples.npy", samples)
+    code = """
+import llvmlite.binding
+import numpy as np
+found, llvmlite.binding.get_host_cpu_features = llvmlite.binding.get_host_cpu_features, lambda: {"avx512f": %s}
+from kws.features import make_options, simd
+llvmlite.binding.get_host_cpu_features = found  # what numba compiles for stays this processor
+from kws.features.online import OnlineExtractor
+frames = OnlineExtractor(make_options("mfcc", num_ceps=13, snip_edges=False)).push(np.load("samples.npy"), flush=True)
+np.testing.assert_array_equal(frames, np.load("here.npy"))
+print(simd.LANES)
+"""
+    other = simd.LANES != 16
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", code % other], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == (16 if other else 8)
+
+
+@settings(max_examples=20, deadline=None)
+@given(length=st.integers(2, 120), shift=st.integers(1, 130), frames=st.integers(1, 40), padded=st.booleans())
+def test_windows_of_any_length(length, shift, frames, padded):
+    """Transforms of any even size, windows that overlap or leave samples out, whole vectors of frames and not."""
+    options = make_options("spectrogram", sample_frequency=1000.0, frame_length=float(length), frame_shift=float(shift),
+                           round_to_power_of_two=padded, return_raw_fft=True)  # fmt: skip
+    samples = speechlike(length + (frames - 1) * shift)
+    found, expected = OnlineExtractor(options).push(samples, flush=True), reference.compute(samples, options)
+    assert found.shape == (frames, options.dim)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * max(1, np.abs(expected).max()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -28,9 +28,10 @@ TORCH_FREE = [
     "features/online", "features/dither", "features/reference", "features/cmvn", "features/deltas", "features/pcen",
     "features/picture", "data/source", "data/espeak", "data/synthetic", "data/folder", "data/speech_commands",
     "data/manifest", "data/kaldi", "errors", "resampling", "runtime/__init__", "runtime/file", "runtime/spotter",
-    "inspect", "listen", "benchmarks/listeners", "serve", "serving/door", "serving/site", "serving/web",
+    "inspect", "listen", "listening/microphone", "listening/together", "benchmarks/listeners",
+    "serve", "serving/door", "serving/site", "serving/web",
     "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
-    "utterances", "outputs",
+    "utterances", "outputs", "features/kernel", "features/simd", "features/sliding", "computer", "extract",
 ]  # fmt: skip
 BLOCKS = {path.stem for path in (ROOT / "kws" / "blocks").glob("*.py")} - {"__init__", "base"}
 SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": BLOCKS}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import torch
 from conftest import RATE, ROOT, config, run, spoken, tiny
 
 from kws import audio
+from kws.data.folder import Folder
 from kws.spotter import Spotter, open_checkpoint
 from kws.train import train
 
@@ -91,6 +93,44 @@ def test_file_and_pipe_give_the_same_lines(folder, stream, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     assert len(rows) == len(by_file.stdout.splitlines()) >= 5
     assert "0.0 s dropped" in by_file.stderr
+    for row, line in zip(rows, by_file.stdout.splitlines(), strict=True):
+        assert line.endswith(f"{row['score']:.2f}  peak {row['peak']:.2f}, {row['steps_above']} steps above 0.50")
+        assert row["peak"] >= row["score"] >= row["threshold"] == 0.5
+
+
+def test_clips_programs_several_spotters_and_the_stop_word(folder, stream, tmp_path):
+    """Every option at once: listening ends at the stop word, whose clip is saved though the sound was not over."""
+    path = tmp_path / "said.wav"
+    audio.write(path, stream[0], RATE)
+    options = [*(f"decision.{k}={v}" for k, v in DECISION.items()), f"input={path}"]
+    whole = run(f"checkpoint={folder}", *options, module="kws.listen").stdout.splitlines()
+    done = run(
+        f"checkpoint=[{folder}, {folder}]", "require=2", *options, "stop_word=rise", "on_detect=echo program %w",
+        f"save={tmp_path / 'heard'}", module="kws.listen",
+    )  # fmt: skip
+    words = [line.split()[2] for line in done.stdout.splitlines()]
+    assert done.stdout.splitlines() == whole[: len(words)]
+    assert words[-1] == "rise"
+    assert "rise" not in words[:-1]
+    saved = [p.parent.name for p in (tmp_path / "heard").glob("[!_]*/*.wav")]
+    assert sorted(saved) == sorted(words)
+    assert f"{len(words)} words" in done.stderr
+    for word in words[:-1]:
+        assert f"program {word}\n" in done.stderr
+
+
+def test_saved_clips_train(folder, corpus, stream, tmp_path):
+    path = tmp_path / "said.wav"
+    audio.write(path, stream[0], RATE)
+    options = [*(f"decision.{k}={v}" for k, v in DECISION.items()), f"input={path}"]
+    root = tmp_path / "my recordings"
+    shutil.copytree(corpus, root)
+    run(f"checkpoint={folder}", *options, f"save={root / 'train'}", module="kws.listen")
+    before, now = (len(Folder(where).listed()["train"]) for where in (corpus, root))
+    assert now >= before + 5
+    more = ["data.silence=false", "train.epochs=1", f"init_from={folder}", "model.window_ms=500"]
+    train(config("train", *tiny(root, *more)), tmp_path / "run")
+    assert set(open_checkpoint(tmp_path / "run").labels) == {"low", "high", "rise", "fall"}
 
 
 def test_mistakes_are_one_line(folder, tmp_path):
@@ -98,6 +138,12 @@ def test_mistakes_are_one_line(folder, tmp_path):
         ([f"checkpoint={tmp_path / 'none.pt'}", "input=x.wav"], "does not exist"),
         ([f"checkpoint={folder}", f"input={tmp_path / 'none.wav'}"], "none.wav"),
         ([f"checkpoint={folder}", "device=no such microphone"], "microphone"),
+        ([f"checkpoint={folder}", "wait=long"], "wait=long: expected seconds"),
+        ([f"checkpoint={folder}", "agree_ms=soon", "input=x.wav"], "agree_ms=soon: expected milliseconds"),
+        ([f"checkpoint={folder}", "stop_word=no"], "stop_word=no: no word here"),
+        ([f"checkpoint={folder}", "require=2"], "require=2: expected 1 to 1"),
+        ([f"checkpoint={folder}", "on_detect=no-such-program %w"], "no program 'no-such-program'"),
+        ([f"checkpoint={folder}", "decision.threshold={lwo: 0.5}"], "threshold names 'lwo'"),
     ):
         done = run(*arguments, module="kws.listen", check=False)
         assert done.returncode == 2

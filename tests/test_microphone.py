@@ -1,5 +1,6 @@
 """The microphone, for real: sound played into a virtual source of PulseAudio."""
 
+import json
 import os
 import shutil
 import signal
@@ -93,15 +94,94 @@ def test_words_played_are_heard_and_ctrl_c_ends(pulse, folder, tmp_path):
     assert "Traceback" not in err
 
 
-def test_a_microphone_that_vanishes_is_one_line(pulse, folder):
-    environment, server = pulse
-    process = start(folder, environment)
+def pactl(environment, *arguments) -> str:
+    return subprocess.run(
+        ["pactl", *arguments], env=environment, check=True, capture_output=True, text=True
+    ).stdout  # fmt: skip
+
+
+def said_until(process, words: str) -> str:
+    """What listening says, up to a line with these words."""
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if words in line:
+            return "".join(lines)
+    raise AssertionError(f"{words!r} was never said: {''.join(lines)}")
+
+
+def test_unplugged_and_plugged_in_again(pulse, folder, tmp_path):
+    environment, _ = pulse
+    rng = np.random.default_rng(5)
+    quiet = rng.standard_normal(RATE) * 60
+    sound = [part for word in SAID for part in (quiet, spoken(word, rng))]
+    audio.write(tmp_path / "said.wav", np.concatenate([quiet, *sound, quiet]), RATE)
+    play = ["paplay", "--device=fake", str(tmp_path / "said.wav")]
+    process = start(folder, environment, "wait=30", f"save={tmp_path / 'heard'}", f"json={tmp_path / 'heard.jsonl'}")
     time.sleep(1.0)
-    server.send_signal(signal.SIGSTOP)  # the device gives nothing any more
+    subprocess.run(play, env=environment, check=True)
+    before = (tmp_path / "heard.jsonl").read_text().splitlines()
+    module = next(line.split()[0] for line in pactl(environment, "list", "short", "modules").splitlines()
+                  if "null-sink" in line)  # fmt: skip
+    for _ in range(2):
+        pactl(environment, "unload-module", module)
+        said_until(process, "Waiting for it")
+        time.sleep(1.5)  # attempts that fail
+        module = pactl(environment, "load-module", "module-null-sink", "sink_name=fake", "rate=16000", "channels=1")
+        module = module.strip()
+        pactl(environment, "set-default-source", "fake.monitor")
+        said_until(process, "the microphone is back")
+    subprocess.run(play, env=environment, check=True)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    rows = [json.loads(line) for line in (tmp_path / "heard.jsonl").read_text().splitlines()]
+    for part in (rows[: len(before)], rows[len(before) :]):
+        assert sum(word in [row["word"] for row in part] for word in set(SAID)) >= 3, out + err
+    assert [row["end"] for row in rows] == sorted(row["end"] for row in rows)  # times go on in the next stream
+    saved = sorted(path for word in set(SAID) for path in (tmp_path / "heard" / word).glob("*.wav"))
+    assert len(saved) == len(rows)
+    assert max(audio.duration(path) for path in saved) == 2.0
+    assert "Traceback" not in err
+
+
+def test_a_microphone_that_hangs_is_one_line_and_exit_code_2(pulse, folder):
+    environment, server = pulse
+    process = start(folder, environment, "wait=4")
+    time.sleep(1.0)
+    server.send_signal(signal.SIGSTOP)  # the device gives nothing any more, and closing it never returns
     try:
+        begun = time.monotonic()
         out, err = process.communicate(timeout=30)
     finally:
         server.send_signal(signal.SIGCONT)
     assert process.returncode == 2, out + err
+    assert time.monotonic() - begun < 15
     assert "gave no sound" in err
+    assert "wait=4" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("how", ["unplugged", "hung"])
+def test_ctrl_c_ends_at_once_while_waiting(pulse, folder, how):
+    environment, server = pulse
+    process = start(folder, environment, "wait=30")
+    time.sleep(1.0)
+    try:
+        if how == "hung":
+            server.send_signal(signal.SIGSTOP)
+            said_until(process, "Waiting for it")
+        else:
+            server.kill()
+            said_until(process, "Waiting for it")
+        time.sleep(1.5)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    finally:
+        server.send_signal(signal.SIGCONT)
+    assert time.monotonic() - begun < 5  # a second on an idle machine
+    assert process.returncode == 0, out + err
+    assert "0 words" in err
     assert "Traceback" not in err

@@ -529,7 +529,7 @@ def node(script: str, data) -> object:
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"threshold": {"a": 0.4, "b": 0.6, "c": 0.5}, "smoothing_ms": 50, "refractory_ms": 130, "warm_up_ms": 0},
+        {}, {"threshold": {"a": 0.4, "_default_": 0.6}, "smoothing_ms": 50, "refractory_ms": 130, "warm_up_ms": 0},
         {"threshold": 0.3, "release": 0.9, "smoothing_ms": 1, "refractory_ms": 0},
     ],
 )  # fmt: skip
@@ -540,18 +540,37 @@ def test_the_decision_in_javascript_is_pythons(options):
     scores = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
     scores[1000:2000] *= 1e-3  # nothing is said
     labels = ["a", "_other_", "b", "c"]
-    decision = Decision(labels, 20.0, **options)
+    decision = Decision(labels, 20.0, 15.0, **options)
     expected = [vars(d) for at in range(0, 4000, 7) for d in decision.push(scores[at : at + 7])]
     assert len(expected) > 10
     found = node(
         "const { Decision } = await import('./decision.js');"
-        "const decision = new Decision(data.labels, 20, data.options);"
+        "const decision = new Decision(data.labels, 20, 15, data.options);"
         "const found = data.scores.map((row) => decision.push(row)).filter(Boolean);"
         "console.log(JSON.stringify({ found, smoothed: decision.smoothed }));",
         {"labels": labels, "options": options, "scores": scores.tolist()},
     )
     assert found["found"] == expected  # to the bit
     assert found["smoothed"] == decision.smoothed.tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "words"),
+    [
+        (["a"], {"loudness": 1}, "loudness"), (["a"], {"release": "x"}, "release"), (["_a"], {}, "no word"),
+        (["a"], {"threshold": {"b": 1}}, "threshold of “b”"), (["a"], {"threshold": {"a": -1}}, "threshold of “a”"),
+        (["a"], {"threshold": None}, "threshold of “_default_”"),
+    ],
+)  # fmt: skip
+def test_the_decision_in_javascript_refuses_what_pythons_does(labels, options, words):
+    with pytest.raises((TypeError, ValueError)):
+        Decision(labels, 20.0, **options).push(np.ones((1, 1)))
+    assert words in node(
+        "const { Decision } = await import('./decision.js');"
+        "try { new Decision(data.labels, 20, 0, data.options); }"
+        "catch (error) { console.log(JSON.stringify(error.message)); }",
+        {"labels": labels, "options": options},
+    )
 
 
 @pytest.mark.parametrize("rate", [44100, 48000, 8000])

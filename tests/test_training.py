@@ -107,6 +107,49 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(corpus, tmp_path):
     assert saved["position"]["step"] == losses(tmp_path / "stopped")[-1][0]
 
 
+def test_the_second_training_in_one_folder_is_refused_with_the_first_ones_number(corpus, tmp_path):
+    folder, arguments = tmp_path / "run", [*tiny(corpus, "train.epochs=500", "train.workers=1"), f"runs={tmp_path}"]
+    first = subprocess.Popen(
+        [sys.executable, "-u", "-m", "kws.train", *arguments, "name=run"], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    for line in first.stdout:
+        if line.startswith("epoch"):
+            break
+    second = run(*arguments, "name=run", "resume=never", check=False)
+    assert second.returncode == 2
+    refusal = f"error: {folder}: in use by process {first.pid}: wait for its end, or choose another name"
+    assert second.stderr.strip().splitlines()[-1] == refusal
+    assert first.poll() is None
+    first.kill()
+    first.wait()
+    assert (folder / ".lock").read_text() == f"{first.pid}\n"  # which says nothing any more
+    trained(corpus, folder, "resume.from=never")  # at once, though a worker of the killed process may live on a while
+    assert not (folder / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ("epochs=abc", "expected a whole number of at least 1"),
+        ("batch_size=0", "expected a whole number of at least 1"),
+        ("workers=-1", "expected a whole number of at least 0"),
+        ("ema=1.5", "expected a number of at least 0 and below 1"),
+        ("mixup=-1", "expected a number of at least 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named(corpus, tmp_path, wrong, expected):
+    with pytest.raises(KwsError, match=f"^train.{wrong}: {expected}$"):
+        trained(corpus, tmp_path / "run", f"train.{wrong}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(corpus, tmp_path):
+    (tmp_path / "runs").touch()
+    with pytest.raises(KwsError, match=f"runs: {tmp_path}/runs/a cannot be written"):
+        trained(corpus, tmp_path / "runs" / "a")
+
+
 def test_a_finished_run_is_left_alone(corpus, finished, tmp_path, capsys):
     folder = tmp_path / "again"
     trained(corpus, folder)
@@ -160,7 +203,7 @@ def test_resuming_a_changed_model_keeps_what_fits(corpus, finished, tmp_path, ca
     arguments = [a.replace("resume=", "resume.from=") for a in longer]
     with pytest.raises(KwsError, match=r"(?s)resume.strict=true.*reset: blocks.1.depthwise.conv.weight"):
         begin(Trainer(config("train", *tiny(corpus, *arguments, "resume.strict=true")), tmp_path / "strict"))
-    trainer = Trainer(config("train", *tiny(corpus, *arguments)), tmp_path / "loose")
+    trainer = Trainer(config("train", *tiny(corpus, *arguments)), tmp_path)
     assert begin(trainer)
     out = capsys.readouterr().out
     assert "1 reset" in out

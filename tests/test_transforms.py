@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kws.errors import KwsError, OptionError
-from kws.features.cmvn import Cmvn, SlidingCmvn, apply_stats, compute_stats, sliding_cmvn, stats_by_key
+from kws.features.cmvn import Cmvn, apply_stats, compute_stats, stats_by_key
 from kws.features.deltas import Deltas, Splice, add_deltas, splice
 from kws.features.pcen import Pcen, PcenOptions, pcen, smoothing
+from kws.features.sliding import SlidingCmvn, sliding_cmvn
 
 DIMS = [1, 7]
 # (cmn_window, min_cmn_window): as usual, causal, a window of one, and two of Kaldi's corners: a first window longer

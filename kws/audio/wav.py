@@ -34,14 +34,11 @@ def open_wav(file: BinaryIO, size: int, path: str | Path) -> "Wav | None":
         AudioError: naming `path`, and what its header says that cannot be.
     """
     head = file.read(40)
-    if head[:4] in _KINDS and head[8:12] == b"WAVE":
-        chunks, w64 = _chunks(file, size), False
-    elif head[:16] == _W64_RIFF and head[24:] == _W64_WAVE:
-        chunks, w64 = _chunks_of_w64(file, size, path), True
-    else:
+    w64 = head[:16] == _W64_RIFF and head[24:] == _W64_WAVE
+    if not w64 and not (head[:4] in _KINDS and head[8:12] == b"WAVE"):
         return None
     fmt = long_length = None
-    for name, start, length in chunks:
+    for name, start, length in _chunks(file, size, path, w64):
         if name == b"fmt ":
             if length < 16 or start + length > size:
                 raise AudioError(f"{path}: the wav's fmt chunk is {length} bytes; at least 16 are needed")
@@ -60,30 +57,22 @@ def open_wav(file: BinaryIO, size: int, path: str | Path) -> "Wav | None":
     raise AudioError(f"{path}: the wav ends before its samples (no data chunk)")
 
 
-def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """(name, first byte, length) of every chunk, the file standing at its first byte."""
-    position = 12
+def _chunks(file: BinaryIO, size: int, path: str | Path, w64: bool) -> Iterator[tuple[bytes, int, int]]:
+    """(name, first byte, length) of every chunk, the file standing at its first byte. Wave64's names have 16 bytes, of
+    which four tell; its lengths count their header too."""
+    header, position, alignment = (struct.Struct("<16sQ"), 40, 8) if w64 else (struct.Struct("<4sI"), 12, 2)
+    counted = header.size if w64 else 0
     for _ in range(MAX_CHUNKS):
-        if position + 8 > size:
+        if position + header.size > size:
             break
         file.seek(position)
-        name, length = struct.unpack("<4sI", file.read(8))
-        yield name, position + 8, length
-        position += 8 + length + (length & 1)
-
-
-def _chunks_of_w64(file: BinaryIO, size: int, path: str | Path) -> Iterator[tuple[bytes, int, int]]:
-    """As `_chunks`. Names have 16 bytes, of which four tell; lengths count their header's 24 bytes too."""
-    position = 40
-    for _ in range(MAX_CHUNKS):
-        if position + 24 > size:
-            break
-        file.seek(position)
-        name, length = struct.unpack("<16sQ", file.read(24))
-        if length < 24:
-            raise AudioError(f"{path}: the wav has a chunk of {length} bytes; its header alone has 24")
-        yield name[:4], position + 24, length - 24
-        position += -(-length // 8) * 8
+        name, length = header.unpack(file.read(header.size))
+        if length < counted:
+            raise AudioError(f"{path}: the wav has a chunk of {length} bytes; its header alone has {counted}")
+        start, length = position + header.size, length - counted
+        yield name[:4], start, length
+        position = start + length
+        position += -position % alignment
 
 
 def _is_chunk(header: bytes) -> bool:

@@ -42,9 +42,9 @@ def recipe(wavs: Path, output: Path) -> None:
             write(path.stem, kaldi.fbank(wave, num_mel_bins=80).numpy())
 
 
-def extraction(wavs: Path, output: Path, workers: int = 0) -> None:
+def extraction(wavs: Path, output: Path) -> None:
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-        extract(str(wavs), str(output), options_of("fbank-80"), workers=workers)
+        extract(str(wavs), str(output), options_of("fbank-80"))
 
 
 def file_tasks() -> dict[str, Callable]:
@@ -105,7 +105,8 @@ def peak(name: str, folder: str) -> None:
 
 def files(cfg: DictConfig, names: Iterable[str]) -> list[dict]:
     def two_workers(wavs: Path, output: Path) -> None:
-        """Notes also how long a file takes once there are rows on disk: the processes take seconds to start."""
+        """The command, as its processes would import this one's main module. Notes also how long a file takes once
+        there are rows on disk: until then they start."""
 
         def watch() -> None:
             while not over.wait(0.001):
@@ -117,7 +118,10 @@ def files(cfg: DictConfig, names: Iterable[str]) -> list[dict]:
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            extraction(wavs, output, workers=2)
+            command = [sys.executable, "-m", "kws.extract", f"input={wavs}", f"output={output}", "workers=2"]
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+            options = ["features.num_mel_bins=80", "features.use_energy=false", "features.dither=0"]
+            subprocess.run([*command, *options], env=environment, check=True, capture_output=True)
         finally:
             over.set()
             watcher.join()

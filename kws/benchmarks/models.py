@@ -1,62 +1,54 @@
 """Measures every model under conf/model without training: size, work, memory, speed.
 
     python -m kws.benchmarks.models                                       all of them, in some minutes
-    python -m kws.benchmarks.models models=[ghost,dscnn,bcresnet] csv=models.csv
+    python -m kws.benchmarks.models models=[ghost,dscnn,bcresnet] csv=models.csv onnx=false
     python -m kws.benchmarks.models runs=runs/architectures plot=pareto.png   with what they reached in training
 
 One thread. `clips/s` is forward, backward and update of a batch of one-second clips; `µs` the CPU time of a stream's
-100 ms in torch, frames to logits: medians of rounds in which every model is measured once, as a busy machine hits all
-alike. `runs=` takes the best validation accuracy from the runs of that folder that are named as the models are;
-`plot=` draws it over the multiply-accumulates, with the line of models that none beats in both.
+100 ms: in torch from frames to logits, in ONNX Runtime all that `kws.runtime` does from samples to detections. They are
+medians of rounds in which every model is measured once, as a busy machine hits all alike. `onnx=false` saves the second
+that a model's export takes. `runs=` takes the best validation accuracy from the runs of that folder that are named as
+the models are; `plot=` draws it over the multiply-accumulates, with the line of models that none beats in both.
 """
 
 import csv
-import json
-import statistics
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from kws.config import command, conf_dir
+from kws.benchmarks.rounds import cell, interleaved, show, sound
+from kws.benchmarks.untrained import names, settings, untrained
+from kws.config import command
 from kws.errors import KwsError
 from kws.models.acoustic import AcousticModel
 from kws.models.cost import cost
 from kws.progress import progress
+from kws.runtime import Spotter
+from kws.spotter import Trained
+from kws.training.log import read_rows
 
-FEATURES, SHIFT_MS = 40, 10.0
-COLUMNS = {  # of the table: heading and how a figure is written
+COLUMNS = {  # of the table: heading and how a figure is written; those of rounds are medians with their spread
     "model": ("model", "{}"),
     "parameters": ("parameters", "{:,}"),
     "macs_per_second": ("MACs/s", "{:,.0f}"),
     "state_bytes": ("state bytes", "{:,}"),
     "receptive_field_ms": ("field ms", "{:.0f}"),
     "step_ms": ("step ms", "{:.0f}"),
-    "clips_per_second": ("train clips/s", "{:.0f}"),
-    "stream_us": ("µs a 100 ms", "{:.0f}"),
+    "clips_per_second": ("train clips/s", None),
+    "stream_us": ("µs a 100 ms", None),
+    "onnx_us": ("in ONNX Runtime", None),
     "accuracy": ("accuracy %", "{:.1f}"),
 }
 
 
-def build(name: str, classes: int) -> AcousticModel:
-    """The model of conf/model/NAME.yaml as it stands there."""
-    path = conf_dir() / "model" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise KwsError(f"models: there is no {name}; choose from {known}")
-    settings = OmegaConf.load(path)
-    for base in reversed(settings.pop("defaults", [])):
-        if base != "_self_":
-            settings = OmegaConf.merge(OmegaConf.load(path.with_name(f"{base}.yaml")), settings)
-    torch.manual_seed(0)
-    return instantiate(settings, n_features=FEATURES, n_classes=classes, shift_ms=SHIFT_MS)
-
-
 def training_seconds(model: AcousticModel, batch: int) -> float:
     """Seconds of one update on `batch` clips of a second."""
-    frames, labels = torch.randn(batch, 100, FEATURES), torch.zeros(batch, dtype=torch.long)
+    frames, labels = torch.randn(batch, 100, model.n_features), torch.zeros(batch, dtype=torch.long)
     optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-6)
     began = time.process_time()
     torch.nn.functional.cross_entropy(model.clip_logits(frames), labels).backward()
@@ -67,11 +59,37 @@ def training_seconds(model: AcousticModel, batch: int) -> float:
 @torch.inference_mode()
 def streaming_seconds(model: AcousticModel, chunks: int) -> float:
     """Seconds that 100 ms of a stream cost."""
-    state, frames = model.eval().initial_state(), torch.randn(1, 10, FEATURES)
+    state, frames = model.eval().initial_state(), torch.randn(1, 10, model.n_features)
     began = time.process_time()
     for _ in range(chunks):
         _, state = model.stream(frames, state)
     return (time.process_time() - began) / chunks
+
+
+def exported(models: dict[str, Trained]) -> dict[str, Spotter]:
+    """The models as the runtime opens them; none, said with the reason, where its packages are missing."""
+    try:
+        import onnxruntime  # noqa: F401
+
+        from kws.exporting.spotter import export
+    except ImportError as error:
+        print(f"no figures of ONNX Runtime: {error.name} is missing (pip install 'kws[export]')")
+        return {}
+    spotters = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, trained in progress(models.items(), desc="exporting", unit=" models"):
+            export(trained, f"{folder}/{name}.onnx")
+            spotters[name] = Spotter(f"{folder}/{name}.onnx")
+    return spotters
+
+
+def runtime_seconds(spotter: Spotter, chunks: int) -> float:
+    """Seconds that 100 ms of a stream cost, from samples to detections."""
+    stream, samples = spotter.stream(), sound(spotter.chunk / spotter.rate).astype(np.int16)
+    began = time.process_time()
+    for _ in range(chunks):
+        stream.push(samples)
+    return (time.process_time() - began) / chunks * 100 / spotter.chunk_ms
 
 
 def reached(runs: str, name: str) -> float | None:
@@ -79,8 +97,7 @@ def reached(runs: str, name: str) -> float | None:
     path = Path(runs) / name / "metrics.jsonl"
     if not path.is_file() or not (path.parent / "confusion.png").is_file():
         return None
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return 100 * max(row["validation_accuracy"] for row in rows if "validation_accuracy" in row)
+    return 100 * max(row["validation_accuracy"] for row in read_rows(path) if "validation_accuracy" in row)
 
 
 def pareto(rows: list[dict]) -> list[dict]:
@@ -118,42 +135,42 @@ def draw(rows: list[dict], path: str) -> None:
 @command("benchmark_models")
 def main(cfg: DictConfig) -> None:
     torch.set_num_threads(1)
-    names = list(cfg.models or sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")))
-    models = {name: build(name, cfg.classes) for name in names}
-    training, streaming = {name: [] for name in names}, {name: [] for name in names}
-    with progress(total=(cfg.rounds + 1) * len(names), desc="measuring", unit=" models") as bar:
-        for turn in range(cfg.rounds + 1):  # the first warms up
-            for name, model in models.items():
-                update, chunk = training_seconds(model, cfg.batch), streaming_seconds(model, cfg.chunks)
-                if turn:
-                    training[name].append(update)
-                    streaming[name].append(chunk)
-                bar.update()
+    models = {name: untrained(settings(name, "models"), cfg.features, cfg.classes) for name in cfg.models or names()}
+    spotters = exported(models) if cfg.onnx else {}
+    with progress(total=(cfg.rounds + 1) * len(models), desc="measuring", unit=" models") as bar:
+
+        def measure(name: str) -> list[float]:
+            bar.update()
+            model = models[name].model
+            seconds = [training_seconds(model, cfg.batch), streaming_seconds(model, cfg.chunks)]
+            return [*seconds, runtime_seconds(spotters[name], cfg.chunks)] if spotters else seconds
+
+        measured = interleaved({name: partial(measure, name) for name in models}, cfg.rounds + 1, 0)
     rows = []
-    for name, model in models.items():
-        figures = cost(model, SHIFT_MS)
+    for name, trained in models.items():
+        figures = cost(trained.model, trained.options.frame_shift)
+        update, chunk, *runtime = measured[name][1:].T  # the first warms up
         rows.append({
             "model": name, "parameters": figures.parameters, "macs_per_second": figures.macs_per_second,
             "state_bytes": figures.state_bytes, "receptive_field_ms": figures.receptive_field_ms,
-            "step_ms": figures.step_ms, "clips_per_second": cfg.batch / statistics.median(training[name]),
-            "stream_us": 1e6 * statistics.median(streaming[name]),
+            "step_ms": figures.step_ms, "clips_per_second": cfg.batch / update, "stream_us": 1e6 * chunk,
+            "onnx_us": 1e6 * runtime[0] if runtime else None,
             "accuracy": reached(cfg.runs, name) if cfg.runs else None,
         })  # fmt: skip
     rows.sort(key=lambda row: (-(row["accuracy"] or 0), row["parameters"]))
-    shown = {name: how for name, how in COLUMNS.items() if any(row[name] is not None for row in rows)}
-    cells = [[heading for heading, _ in shown.values()]]
-    cells += [[how.format(row[name]) if row[name] is not None else "–" for name, (_, how) in shown.items()]
-              for row in rows]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        first, *others = (cell.ljust(w) if i == 0 else cell.rjust(w)
-                          for i, (cell, w) in enumerate(zip(line, widths, strict=True)))  # fmt: skip
-        print("  ".join([first, *others]))
+    cells = [
+        [how.format(row[name]) if how and row[name] is not None else cell(row[name])
+         for name, (_, how) in COLUMNS.items()]
+        for row in rows
+    ]  # fmt: skip
+    show(f"one thread, medians of {cfg.rounds} rounds", [heading for heading, _ in COLUMNS.values()], cells)
     if cfg.csv:
         with open(cfg.csv, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            writer.writerows(rows)
+            for row in rows:
+                medians = {name: np.median(v) for name, v in row.items() if isinstance(v, np.ndarray)}
+                writer.writerow(row | medians)
     if cfg.plot:
         trained = [row for row in rows if row["accuracy"] is not None]
         if not trained:

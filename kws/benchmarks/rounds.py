@@ -1,6 +1,6 @@
 """What a benchmark is made of: made sound, rounds in which all contenders are measured in turn, tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
@@ -27,11 +27,12 @@ def sound(seconds: float, seed: int = 0) -> np.ndarray:
     return np.resize(wave.clip(-32768, 32767).astype(np.float32), round(seconds * RATE))
 
 
-def interleaved(measures: dict[str, Callable], repeats: int, seed: int) -> dict[str, np.ndarray]:
+def interleaved(measures: dict[Hashable, Callable], repeats: int, seed: int) -> dict[Hashable, np.ndarray]:
     """What each measures in every round, (repeats, ...) by name; without those that could not in one of them (None)."""
     rng, measured = np.random.default_rng(seed), {name: [] for name in measures}
     for _ in range(repeats):
-        for name in rng.permutation(list(measured)).tolist():
+        names = list(measured)
+        for name in [names[i] for i in rng.permutation(len(names))]:
             value = measures[name]()
             if value is None:
                 del measured[name]

@@ -15,24 +15,21 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from kws.benchmarks import listeners
-from kws.benchmarks.rounds import show, sound
-from kws.config import command, conf_dir
+from kws.benchmarks.rounds import interleaved, show, sound
+from kws.benchmarks.untrained import settings, untrained
+from kws.config import command
 from kws.errors import KwsError
 from kws.exporting.spotter import export
-from kws.features import make_options
-from kws.features.extractor import FeatureExtractor
 from kws.runtime import Spotter
 from kws.spotter import Trained, open_checkpoint
 
-LABELS = ["_unknown_", "_silence_", *(f"word{i}" for i in range(10))]
 ASKED = {20: 1.3, 100: 0.5}  # of pymicro-wakeword's CPU, by chunk
 
 
@@ -40,56 +37,53 @@ ASKED = {20: 1.3, 100: 0.5}  # of pymicro-wakeword's CPU, by chunk
 def main(cfg: DictConfig) -> None:
     if wrong := sorted(set(cfg.engines) - set(listeners.ENGINES)):
         raise KwsError(f"no engine {', '.join(wrong)}; there are {', '.join(listeners.ENGINES)}")
+    models = {size: settings(size, "sizes") for size in cfg.sizes}
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     core = cores[-1] if cfg.core is None and cores else cfg.core
-    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         wave = Path(folder) / "sound.npy"
         np.save(wave, sound(cfg.seconds).astype(np.int16))
-        trained = open_checkpoint(cfg.checkpoint) if cfg.checkpoint else _untrained(cfg.model, cfg.features)
-        name = f"kws, {sum(p.numel() for p in trained.model.parameters()) / 1000:.0f}k parameters"
-        models = {chunk: _exported(trained, chunk, folder) for chunk in cfg.chunks}
-        figures, missing = _measure(cfg, core, wave, models)
+        trained = open_checkpoint(cfg.checkpoint) if cfg.checkpoint else untrained(cfg.model, cfg.features)
+        name = f"kws, {_thousands(trained)} parameters"
+        files = {chunk: _exported(trained, f"{folder}/{chunk}.onnx", chunk) for chunk in cfg.chunks}
+        turns = {(engine, chunk): (engine, chunk, files[chunk]) for engine in cfg.engines for chunk in cfg.chunks}
+        figures, missing = _measure(cfg, core, wave, turns)
         _report(name, cfg, figures, missing, core)
-        if own := [f"{c} ms in {n:g}" for c, path in models.items() if (n := Spotter(path).chunk_ms) != c]:
+        if own := [f"{c} ms in {n:g}" for c, path in files.items() if (n := Spotter(path).chunk_ms) != c]:
             print(f"  its steps are of {trained.model.stride * trained.options.frame_shift:g} ms, so it works"
                   f" {', '.join(own)}")  # fmt: skip
-        sizes = _sizes(cfg, core, wave, folder)
+        sizes = _sizes(cfg, core, wave, folder, models)
     if cfg.json:
         rows = {f"{engine} {chunk}": values for (engine, chunk), values in figures.items()}
         Path(cfg.json).write_text(json.dumps({"engines": rows, "sizes": sizes, "missing": missing}, indent=2) + "\n")
 
 
-def _untrained(model: DictConfig, features: DictConfig) -> Trained:
-    """A model whose input is normalised and whose weights are as they were drawn: it costs what a trained one does."""
-    options = make_options(**features)
-    extractor = FeatureExtractor(options)
-    net = instantiate(model, n_features=options.dim, n_classes=len(LABELS), shift_ms=options.frame_shift).eval()
-    net.normalise_by(extractor(torch.from_numpy(sound(5))[None])[0][0])
-    return Trained(net, extractor, LABELS, options, {"model": {}})
+def _thousands(trained: Trained) -> str:
+    return f"{sum(p.numel() for p in trained.model.parameters()) / 1000:.0f}k"
 
 
-def _exported(trained: Trained, chunk: int, folder: str) -> str:
-    path = f"{folder}/{id(trained)}-{chunk}.onnx"
+def _exported(trained: Trained, path: str, chunk: int) -> str:
     export(trained, path, chunk)
     return path
 
 
-def _measure(cfg: DictConfig, core: int | None, wave: Path, models: dict[int, str]) -> tuple[dict, dict]:
-    """Figures by (engine, chunk), each a list over rounds; why others are missing."""
-    figures, missing = {}, {}
-    turns = [(engine, chunk) for engine in cfg.engines for chunk in cfg.chunks]
-    for number in range(cfg.rounds):
-        for engine, chunk in np.random.default_rng(number).permutation(np.array(turns, object)).tolist():
-            if engine not in missing:
-                python = cfg.peers_python if engine != "kws" and cfg.peers_python else sys.executable
-                found = _run(python, core, engine, chunk, wave, models[chunk])
-                if isinstance(found, str):
-                    missing[engine] = found
-                else:
-                    figures.setdefault((engine, chunk), []).append(found)
+def _measure(cfg: DictConfig, core: int | None, wave: Path, turns: dict[tuple, tuple]) -> tuple[dict, dict]:
+    """Medians over rounds of each of `turns`, an (engine, chunk, model file); why engines are missing."""
+    missing = {}
+
+    def measure(engine: str, chunk: int, model: str) -> dict | None:
+        if engine in missing:
+            return None
+        python = cfg.peers_python if engine != "kws" and cfg.peers_python else sys.executable
+        found = _run(python, core, engine, chunk, wave, model)
+        if isinstance(found, str):
+            missing[engine] = found
+            return None
+        return found
+
+    measured = interleaved({key: partial(measure, *turn) for key, turn in turns.items()}, cfg.rounds, 0)
     medians = {
-        key: {name: float(np.median([row[name] for row in rows])) for name in rows[0]} for key, rows in figures.items()
+        key: {name: float(np.median([row[name] for row in rows])) for name in rows[0]} for key, rows in measured.items()
     }
     return medians, missing
 
@@ -123,25 +117,25 @@ def _report(name: str, cfg: DictConfig, figures: dict, missing: dict, core: int 
             print(f"  at {chunk} ms ours takes {share:.2f} of pymicro-wakeword's CPU{asked}")
 
 
-def _sizes(cfg: DictConfig, core: int | None, wave: Path, folder: str) -> list[list]:
+def _sizes(cfg: DictConfig, core: int | None, wave: Path, folder: str, models: dict[str, DictConfig]) -> list[list]:
     """Our cost by model and chunk."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    rows = []
-    GlobalHydra.instance().clear()
-    for size in cfg.sizes:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            model = compose("cost", overrides=[f"model={size}"]).model
-        trained, row = _untrained(model, cfg.features), [size]
-        row.append(f"{sum(p.numel() for p in trained.model.parameters()) / 1000:.0f}k")
-        for chunk in cfg.chunks:
-            path = _exported(trained, chunk, folder)
-            found = [_run(sys.executable, core, "kws", chunk, wave, path) for _ in range(cfg.rounds)]
-            row.append(float(np.median([f["cpu_ms_per_second"] for f in found])))
-        rows.append([*row, os.path.getsize(path) // 1000])
-    if rows:
-        show("CPU ms per second of sound", ["model", "weights", *(f"{c} ms" for c in cfg.chunks), "kB"], rows)
+    if not models:
+        return []
+    trained = {size: untrained(model, cfg.features) for size, model in models.items()}
+    files = {
+        (size, chunk): _exported(trained[size], f"{folder}/{size}-{chunk}.onnx", chunk)
+        for size in models for chunk in cfg.chunks
+    }  # fmt: skip
+    turns = {(size, chunk): ("kws", chunk, path) for (size, chunk), path in files.items()}
+    figures, missing = _measure(cfg, core, wave, turns)
+    if missing:
+        raise KwsError(f"sizes: our own engine does not run: {missing['kws']}")
+    rows = [
+        [size, _thousands(trained[size]), *(figures[size, chunk]["cpu_ms_per_second"] for chunk in cfg.chunks),
+         os.path.getsize(files[size, cfg.chunks[-1]]) // 1000]
+        for size in models
+    ]  # fmt: skip
+    show("CPU ms per second of sound", ["model", "weights", *(f"{c} ms" for c in cfg.chunks), "kB"], rows)
     return rows
 
 

@@ -46,7 +46,7 @@ class ClipDataset(Dataset):
         self.window = round(self.rate * window_ms / 1000)
         self.n_frames = n_frames(self.window, extractor.options)
         self.augment, self.noise = augment, list(noise)
-        self._noise_waves: dict[Clip, np.ndarray] = {}
+        self._recordings: dict[Clip, np.ndarray] = {}
         self.unusable: set[str] = set()  # what was wrong with the files that were left out
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class ClipDataset(Dataset):
         epoch, index = key
         clip, rng = self.clips[index], np.random.default_rng([self.seed, epoch, index])
         try:
-            wave = self._background(self._read(clip), rng) if clip.label == SILENCE else self._word(clip, rng)
+            wave = self._background(clip, rng) if clip.label == SILENCE else self._word(clip, rng)
         except audio.AudioError as error:
             return error  # told where the user reads it, not inside a worker
         drawn = epoch * len(self) + index  # what its dither is a function of
@@ -85,25 +85,14 @@ class ClipDataset(Dataset):
         return {"frames": frames, **batch, "errors": errors}
 
     def _word(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        wave = self.augment.shape(self._read(clip), rng)
+        wave = self.augment.shape(read_clip(clip, self.rate), rng)
         speech = level(wave)
         wave = self.augment.filter(self._placed(wave, rng), self.rate, rng)
         snr = self.snr if self.snr is not None else self.augment.snr(rng)
         if snr is not None and self.noise:
             noise = self.noise[rng.integers(len(self.noise))]
-            wave = mix(wave, self._background(self._noise_wave(noise), rng), snr, speech)
+            wave = mix(wave, self._background(noise, rng), snr, speech)
         return wave * self.augment.loudness(rng)
-
-    def _read(self, clip: Clip) -> np.ndarray:
-        if clip.label == SILENCE:
-            return self._noise_wave(clip)
-        return read_clip(clip, self.rate)
-
-    def _noise_wave(self, clip: Clip) -> np.ndarray:
-        """A recording of background; kept, as it is cut again and again."""
-        if clip not in self._noise_waves:
-            self._noise_waves[clip] = read_clip(clip, self.rate)
-        return self._noise_waves[clip]
 
     def _placed(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The clip in a window of zeros; of one too long, the stretch with most energy."""
@@ -118,8 +107,12 @@ class ClipDataset(Dataset):
         out[max(start, 0) : start + len(wave)] = wave[max(-start, 0) : self.window - start]
         return out
 
-    def _background(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Any stretch of a recording, repeated where it is shorter than the window."""
+    def _background(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
+        """Any stretch of a recording, repeated where it is shorter than the window; the recording is kept, as it is cut
+        again and again."""
+        if clip not in self._recordings:
+            self._recordings[clip] = read_clip(clip, self.rate)
+        wave = self._recordings[clip]
         if len(wave) < self.window:
             wave = np.tile(wave, -(-self.window // len(wave)))
         at = int(rng.integers(len(wave) - self.window + 1))

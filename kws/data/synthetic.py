@@ -12,7 +12,7 @@ import numpy as np
 from kws import audio
 from kws.config import check_labels
 from kws.data.espeak import SAMPLE_RATE, engine
-from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source, silence_clips
+from kws.data.source import SILENCE, SILENCE_SECONDS, SPLITS, UNKNOWN, Clip, Source, silence_clips
 from kws.errors import KwsError
 from kws.progress import progress
 from kws.workers import cores, ordered_map
@@ -92,7 +92,7 @@ class Synthetic(Source):
         clips = [Clip(str(u.path(self.cache)), label) for label, u in self._utterances(split)]
         if SILENCE in self.labels:
             count = self._share(self.silence_share, split)
-            clips += silence_clips(self.noise(split), count, 1.0, split)
+            clips += silence_clips(self.noise(split), count, SILENCE_SECONDS, split)
         return clips
 
     def noise(self, split: str) -> list[Clip]:

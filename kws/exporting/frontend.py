@@ -38,13 +38,13 @@ def add_frontend(graph: Graph, samples: str, n: int, o: Options, mean: np.ndarra
         return _normalised(graph, _spectrogram(graph, _frames(graph, samples, n, o), o), mean, std, clip)
     mel, energy = tables.mel_filters(o).astype(np.float64), None
     halves = math.gcd(o.window_samples, o.shift_samples) % 2 == 0 and o.fft_samples % 4 == 0
-    if halves and tables.window(o)[0] == 0 and getattr(o, "use_power", True) and not o.use_energy:
+    if halves and tables.window(o)[0] == 0 and o.use_power and not o.use_energy:
         power, rows = _halves(graph, samples, n, o, mel)
     else:
         frames = _frames(graph, samples, n, o)
         power, rows = _whole(graph, frames, o, mel)
         energy = _energy(graph, frames, o) if o.use_energy else None
-    log = getattr(o, "use_log_fbank", True)
+    log = o.use_log_fbank
     plain = log and not o.htk_mode and not isinstance(o, MfccOptions) and energy is None
     if plain:  # the mean is a factor before the logarithm
         out = _times(graph, power, rows * np.exp(-mean))
@@ -156,7 +156,7 @@ def _whole(graph: Graph, frames: str, o: Options, mel: np.ndarray) -> tuple[str,
     points = np.flatnonzero(mel.any(axis=1))
     x = _times(graph, frames, _transform(o, points))
     x = graph.node("Mul", x, x)
-    if getattr(o, "use_power", True):
+    if o.use_power:
         return x, np.concatenate([mel[points], mel[points]])
     return graph.node("Sqrt", _added(graph, x, len(points))), mel[points]
 

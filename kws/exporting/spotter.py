@@ -63,6 +63,7 @@ def export(
 class Check:
     """Of an exported file against its checkpoint."""
 
+    chunk_ms: float  # of sound that the file works on at a time
     seconds: float  # of sound
     difference: float  # largest, of a probability, between ONNX Runtime and torch
     by_chunks: float  # likewise between sound in one piece and in many
@@ -101,4 +102,5 @@ def compare(trained: Trained, path: str | Path, sounds: list[np.ndarray], decisi
         same &= [(d.word, d.start, d.end) for d in heard] == [(d.word, d.start, d.end) for d in there]
         n_words += len(heard)
     seconds = sum(map(len, sounds)) / spotter.rate
-    return Check(seconds, difference, by_chunks, same, n_words, spread, 1000 * busy / max(seconds, 1e-9))
+    cost = 1000 * busy / max(seconds, 1e-9)
+    return Check(spotter.chunk_ms, seconds, difference, by_chunks, same, n_words, spread, cost)

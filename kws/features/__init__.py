@@ -6,10 +6,12 @@
     from kws.features.picture import plot
     plot("speech.wav", "speech.png")
 
-The options, tables and framing need NumPy alone; torch is imported when frames are computed with it.
+None of this needs torch, which `kws.features.extractor` has its batches and gradients of.
 """
 
 from pathlib import Path
+
+import numpy as np
 
 from kws import audio
 from kws.features.framing import n_frames
@@ -22,7 +24,7 @@ from kws.features.options import (
     make_options,
     read_conf,
     write_conf,
-)  # fmt: skip
+)
 
 __all__ = [
     "FbankOptions", "MfccOptions", "Options", "SpectrogramOptions", "describe", "from_file", "make_options", "n_frames",
@@ -47,15 +49,13 @@ def from_file(path: str | Path, feat_type: str = "fbank", feat_dim: int = 80, ch
         kws.audio.AudioError: the file is not usable sound.
         ValueError: an option is unknown or out of range.
     """
-    import torch
+    from kws.features.online import OnlineExtractor
 
-    from kws.features.extractor import FeatureExtractor
-
-    samples, rate = audio.read(path, channel)
-    sizes = (
-        {"num_mel_bins": feat_dim}
-        if feat_type == "fbank"
-        else {"num_ceps": feat_dim, "num_mel_bins": max(feat_dim, 23)}
-    )
-    chosen = make_options(feat_type, **({"sample_frequency": float(rate)} | sizes | options))
-    return FeatureExtractor(chosen)(torch.from_numpy(samples)[None])[0][0].numpy()
+    sizes = {"num_mel_bins": feat_dim}
+    if feat_type != "fbank":
+        sizes = {"num_ceps": feat_dim, "num_mel_bins": max(feat_dim, 23)}
+    with audio.Sound(path) as sound:
+        chosen = make_options(feat_type, **({"sample_frequency": float(sound.rate)} | sizes | options))
+        rate = int(chosen.sample_frequency) if chosen.resamples(sound.rate) else None
+        samples = np.concatenate([np.zeros(0, np.float32), *sound.blocks(channel, rate)])
+    return OnlineExtractor(chosen).push(samples, flush=True)

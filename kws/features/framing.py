@@ -1,5 +1,7 @@
 """How many frames a wave has, and where each begins: one answer for whole files and for streams. No torch here."""
 
+from typing import NamedTuple
+
 from kws.features.options import FrameOptions
 
 
@@ -36,3 +38,41 @@ def reflect(index: int, n_samples: int) -> int:
     """
     period = index % (2 * n_samples)
     return period if period < n_samples else 2 * n_samples - 1 - period
+
+
+class Advance(NamedTuple):
+    """What a stream makes of the samples that it holds."""
+
+    begin: int  # of the frames that are determined now
+    end: int
+    covered: list[slice | list[int]]  # places of the samples that these frames read, mirrored at the wave's ends
+    keep: int  # place of the first sample that coming frames will read
+
+
+def advance(o: FrameOptions, first: int, n_samples: int, begin: int, flush: bool) -> Advance:
+    """The next step of a stream.
+
+    Args:
+        first: index of the first sample held.
+        n_samples: of the stream so far; the last of them are held.
+        begin: the next frame.
+        flush: whether no sample follows.
+    """
+    end = max(n_frames(n_samples, o, flush), begin)
+    # one sample more than the next frame reads: a frame of odd length reflects that one at the wave's end
+    keep = min(max(first_sample(end, o) - 1, first, 0), n_samples) - first
+    if begin == end:
+        return Advance(begin, end, [slice(0, 0)], keep)
+    start, stop = first_sample(begin, o), first_sample(end - 1, o) + o.window_samples
+    covered = [slice(max(start, 0) - first, min(stop, n_samples) - first)]
+    if start < 0:
+        covered.insert(0, [reflect(i, n_samples) - first for i in range(start, 0)])
+    if stop > n_samples:
+        covered.append([reflect(i, n_samples) - first for i in range(max(n_samples, start), stop)])
+    return Advance(begin, end, covered, keep)
+
+
+def joined(samples, places: list[slice | list[int]], concatenate):
+    """What is in these places of samples (streams, n), which are NumPy's or torch's as `concatenate` is."""
+    parts = [samples[:, where] for where in places]
+    return parts[0] if len(parts) == 1 else concatenate(parts, 1)

@@ -8,6 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from kws.errors import OptionError
 
@@ -67,9 +68,8 @@ class FrameOptions:
         """
         if rate == self.sample_frequency:
             return False
-        option = "allow_downsample" if rate > self.sample_frequency else "allow_upsample"
-        if not getattr(self, option):
-            raise OptionError(f"its rate is {rate:g} Hz, not {self.sample_frequency:g}; {option}=true changes it")
+        if not (self.allow_downsample if rate > self.sample_frequency else self.allow_upsample):
+            raise OptionError(f"its rate is {rate:g} Hz, not {self.sample_frequency:g}")
         return True
 
 
@@ -80,6 +80,13 @@ class SpectrogramOptions(FrameOptions):
     energy_floor: float = 0.0
     raw_energy: bool = True
     return_raw_fft: bool = False  # the transform itself: Re 0, Re Nyquist, then Re and Im of each point
+    use_power: ClassVar[bool] = True
+    use_log_fbank: ClassVar[bool] = True
+    htk_mode: ClassVar[bool] = False
+
+    @property
+    def use_energy(self) -> bool:
+        return not self.return_raw_fft
 
     @property
     def dim(self) -> int:
@@ -100,6 +107,7 @@ class MelOptions(FrameOptions):
     energy_floor: float = 0.0  # of energies as they are before the logarithm; 0: none
     raw_energy: bool = True  # energy before pre-emphasis and window
     htk_compat: bool = False
+    return_raw_fft: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -137,6 +145,8 @@ class MfccOptions(MelOptions):
     num_ceps: int = 13
     use_energy: bool = True  # log energy in the place of C0
     cepstral_lifter: float = 22.0
+    use_power: ClassVar[bool] = True
+    use_log_fbank: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -150,8 +160,7 @@ class MfccOptions(MelOptions):
 
 Options = SpectrogramOptions | FbankOptions | MfccOptions
 TYPES = {"fbank": FbankOptions, "mfcc": MfccOptions, "spectrogram": SpectrogramOptions}
-OURS = ("dither_seed",)  # options that no Kaldi program knows
-HIDDEN = ("htk_mode",)  # Kaldi has it, but not on its command line
+NOT_IN_CONF = ("dither_seed", "htk_mode")  # one is ours, the other Kaldi's but not on its command line
 # options of compute-*-feats itself, which are about files: `kws.extract` has them as its arguments
 OF_THE_PROGRAM = ("channel", "debug_mel", "min_duration", "output_format", "subtract_mean", "utt2spk", "verbose",
                   "vtln_map", "vtln_warp", "write_utt2dur")  # fmt: skip
@@ -202,8 +211,8 @@ def read_conf(path: str | Path, type: str) -> Options:
             raise OptionError(f"{at}: expected --name=value, found {text!r}")
         if key in OF_THE_PROGRAM:
             raise OptionError(f"{at}: {name} is about files, not features: give it to kws.extract")
-        if key not in fields or key in (*OURS, *HIDDEN):
-            known = ", ".join(sorted(_spelled(name) for name in fields if name not in (*OURS, *HIDDEN)))
+        if key not in fields or key in NOT_IN_CONF:
+            known = ", ".join(sorted(_spelled(name) for name in fields if name not in NOT_IN_CONF))
             raise OptionError(f"{at}: {type} has no option {name}; it has {known}")
         try:
             chosen[key] = _value(value.strip() if equals else "true", fields[key].type)
@@ -217,7 +226,7 @@ def read_conf(path: str | Path, type: str) -> Options:
 
 def write_conf(options: Options, path: str | Path) -> None:
     """Writes every option as a Kaldi configuration, defaults too, so that nothing depends on whose they are."""
-    rows = {name: value for name, value in dataclasses.asdict(options).items() if name not in (*OURS, *HIDDEN)}
+    rows = {name: value for name, value in dataclasses.asdict(options).items() if name not in NOT_IN_CONF}
     text = "".join(f"{_spelled(name)}={str(value).lower()}\n" for name, value in rows.items())
     Path(path).write_text(text, encoding="utf-8")
 

@@ -35,8 +35,8 @@ def frame_features(samples: np.ndarray, frame: int, o: Options, warp: float, utt
     previous = np.concatenate([x[:1], x[:-1]])
     x = x - o.preemphasis_coefficient * previous
     x = x * tables.window(o)
-    energy = raw_energy if getattr(o, "raw_energy", False) else log_energy(x)
-    if getattr(o, "energy_floor", 0) > 0:
+    energy = raw_energy if o.raw_energy else log_energy(x)
+    if o.energy_floor > 0:
         energy = max(energy, np.log(o.energy_floor))
 
     spectrum = transform(x, o.fft_samples)

@@ -233,13 +233,13 @@ def _said(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path, other: str = "output") -> Iterator[None]:
     """Holds a lock, whose file has the process's number in it and is gone at the end.
 
     The lock itself is the system's, which frees it when the process ends, however: a file that was left says nothing.
 
     Raises:
-        ValueError: another process holds it.
+        KwsError: another process holds it; `other` is the setting that gives another folder.
     """
     if fcntl is None:
         yield
@@ -252,11 +252,12 @@ def _locked(path: Path) -> Iterator[None]:
             file.seek(0)
             who = f"process {pid}" if (pid := file.read().strip()) else "another process"
             file.close()
-            raise ValueError(f"in use by {who}: wait for its end, or choose another output") from None
+            raise KwsError(f"{path.parent}: in use by {who}: wait for its end, or choose another {other}") from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
                 break
         file.close()  # the one before ended just now, and took its file away
+    os.register_at_fork(after_in_child=file.close)  # or a child that outlives this process would hold it
     with file:
         file.truncate(0)
         try:
@@ -295,7 +296,7 @@ class FeatureFolder:
         try:
             with contextlib.ExitStack() as opened:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                opened.enter_context(_locked(self.folder / ".lock"))
+                opened.enter_context(locked(self.folder / ".lock"))
                 self.failures.touch()
                 self._take_over(settings)
                 self.table = TABLES[settings["format"]](folder, dim, settings.get("compress"))

@@ -33,7 +33,7 @@ class Spotter:
         content, self.about = file.read(path)
         self.labels, self.rate, self.step_ms = self.about["labels"], self.about["sample_rate"], self.about["step_ms"]
         self.chunk, self.overlap, self.steps = (self.about[key] for key in ("chunk", "overlap", "steps"))
-        self.chunk_ms, self.offset = 1000 * self.chunk / self.rate, self.about["offset_ms"] / 1000
+        self.chunk_ms = 1000 * self.chunk / self.rate
         self.decision = self.about["decision"]
         try:
             import onnxruntime
@@ -91,7 +91,9 @@ class Stream:
     def __init__(self, spotter: Spotter, rate: int | None = None, full_scale: float = FULL_SCALE, **decision):
         self.spotter, self.rate, self.gain = spotter, rate or spotter.rate, np.float32(FULL_SCALE / full_scale)
         self.resampler = Resampler(self.rate, spotter.rate) if self.rate != spotter.rate else None
-        self.decision = Decision(spotter.labels, spotter.step_ms, **{**spotter.decision, **decision})
+        # the first step ends where its last frame ends
+        offset_ms = spotter.about["offset_ms"]
+        self.decision = Decision(spotter.labels, spotter.step_ms, offset_ms, **{**spotter.decision, **decision})
         samples = np.zeros((1, spotter.chunk), np.float32)
         scores = np.zeros((1, spotter.steps, len(spotter.labels)), np.float32)
         self._row, self._out = samples[0], scores[0]
@@ -161,11 +163,7 @@ class Stream:
 
     def push(self, samples: np.ndarray, flush: bool = False) -> list[Detection]:
         """The next samples (n,) to the words now detected, their times in seconds of the stream. See `scores`."""
-        found = self.decision.push(self.scores(samples, flush))
-        if not found:
-            return found
-        offset = self.spotter.offset  # the first step ends where its last frame ends, not at the stream's start
-        return [Detection(d.word, d.start + offset, d.end + offset, d.score) for d in found]
+        return self.decision.push(self.scores(samples, flush))
 
     def meter(self) -> dict[str, float]:
         """Each word's smoothed score now, what the threshold is held against."""

@@ -11,8 +11,6 @@ from kws.training.trainer import Trainer, say
 
 def begin(trainer: Trainer) -> bool:
     """Resumes, fits another checkpoint's weights, or starts fresh. False if the run is already finished."""
-    if trainer.rank == 0:
-        trainer.folder.mkdir(parents=True, exist_ok=True)
     origin = trainer.cfg.resume["from"]
     path = trainer.folder / checkpoint.LAST if origin == "auto" else Path(str(origin))
     if path.is_dir():
@@ -21,21 +19,22 @@ def begin(trainer: Trainer) -> bool:
         raise KwsError(f"resume={origin}: no such checkpoint; resume takes auto, never or a path")
     if origin != "never" and path.exists():
         return _resume(trainer, checkpoint.load(path, trainer.device), path)
-    trainer.normalise()
-    if trainer.cfg.init_from:
-        saved = checkpoint.load(trainer.cfg.init_from, trainer.device)
-        report = checkpoint.fit(
-            saved["ema"] or saved["model"], trainer.model, saved["labels"], trainer.labels, trainer.cfg.init_overlap
-        )
-        if saved["features"] != trainer.options:
-            trainer.normalise()
-        say(f"init_from={trainer.cfg.init_from}: {report}")
-        if trainer.cfg.init_names or report.reset:
-            say(report.names())
-        if report.reset:
-            say("init_overlap=true would copy what is reset as far as the shapes overlap")
-        if trainer.ema is not None:
-            trainer.ema.load_state_dict(trainer.model.state_dict())
+    if not trainer.cfg.init_from:
+        trainer.normalise()
+        return True
+    saved = checkpoint.load(trainer.cfg.init_from, trainer.device)
+    report = checkpoint.fit(
+        saved["ema"] or saved["model"], trainer.model, saved["labels"], trainer.labels, trainer.cfg.init_overlap
+    )
+    if trainer.ema is not None:
+        trainer.ema.load_state_dict(trainer.model.state_dict())
+    if saved["features"] != trainer.features:
+        trainer.normalise()
+    say(f"init_from={trainer.cfg.init_from}: {report}")
+    if trainer.cfg.init_names or report.reset:
+        say(report.names())
+    if report.reset:
+        say("init_overlap=true would copy what is reset as far as the shapes overlap")
     return True
 
 
@@ -61,7 +60,7 @@ def _resume(trainer: Trainer, saved: dict, path: Path) -> bool:
         raise KwsError(f"resume from {path}: the model changed, and resume.strict=true\n{report.names()}")
     if trainer.ema is not None:
         checkpoint.fit(saved["ema"] or saved["model"], trainer.ema, labels, trainer.labels)
-    if saved["features"] != trainer.options:
+    if saved["features"] != trainer.features:
         trainer.normalise()
     same = not any(d.startswith(("optim.", "train.epochs:", "train.batch_size:")) for d in differences)
     other = any(d.startswith("optim.optimizer._target_") for d in differences)  # its state means something else

@@ -29,6 +29,14 @@ from kws.training.evaluation import evaluate
 from kws.training.log import RunLog
 from kws.workers import cores
 
+LIMITS = {  # of the numbers under `train`: what they are, the least, and what they stay below
+    **dict.fromkeys(("epochs", "batch_size"), (int, 1, math.inf)),
+    **dict.fromkeys(("workers", "threads", "patience", "checkpoint_every"), (int, 0, math.inf)),
+    **dict.fromkeys(("clip_norm", "mixup"), (float, 0, math.inf)),
+    **dict.fromkeys(("ema", "label_smoothing"), (float, 0, 1)),
+    "window_ms": (float, 1, math.inf),
+}
+
 
 class Stopped(Exception):
     """Training was asked to stop and has saved; carries the exit code."""
@@ -53,17 +61,20 @@ class Trainer:
         c = cfg.train
         if c.precision not in ("float32", "bf16"):
             raise KwsError(f"train.precision={c.precision}: choose float32 or bf16")
-        if min(c.batch_size, c.epochs, c.window_ms) < 1:
-            sizes = f"batch_size={c.batch_size}, epochs={c.epochs}, window_ms={c.window_ms}"
-            raise KwsError(f"train: {sizes}: each is at least 1")
-        self.device = distributed.pick_device(cfg.train.device)
+        for name, (kind, least, below) in LIMITS.items():
+            value = c[name] or 0
+            if not isinstance(value, int | kind) or not least <= value < below:
+                number = "a whole number" if kind is int else "a number"
+                bounds = f"of at least {least}" + f" and below {below}" * (below < math.inf)
+                raise KwsError(f"train.{name}={c[name]}: expected {number} {bounds}")
+        self.device = distributed.pick_device(c.device)
         ours = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(cfg.train.threads or max(1, ours - cfg.train.workers))
+        torch.set_num_threads(c.threads or max(1, ours - c.workers))
         self.rank, self.world = distributed.start(self.device)
         self.source: Source = instantiate(cfg.data, _convert_="all")
         self.labels = self.source.labels
         options = make_options(**cfg.features)
-        self.options = describe(options)
+        self.features = describe(options)
         extractor = FeatureExtractor(options)
         if self.rank == 0:
             self.source.prepare()
@@ -72,7 +83,7 @@ class Trainer:
         for split in ("train", "validation"):
             augment = instantiate(cfg.augment, _convert_="all") if split == "train" else Augment()
             self.data[split] = ClipDataset(
-                self.source.clips(split), self.labels, extractor, cfg.train.window_ms, augment,
+                self.source.clips(split), self.labels, extractor, c.window_ms, augment,
                 self.source.noise(split), seed=cfg.seed,
             )  # fmt: skip
             if not len(self.data[split]):
@@ -81,10 +92,13 @@ class Trainer:
         self.model = instantiate(
             cfg.model, n_features=options.dim, n_classes=len(self.labels), shift_ms=options.frame_shift
         ).to(self.device)
-        self.ema = copy.deepcopy(self.model) if cfg.train.ema else None
-        self.per_epoch = Batches(len(self.data["train"]), cfg.train.batch_size, (0, 1)).per_epoch()
-        self.total_steps = self.per_epoch * cfg.train.epochs
-        self.optimizer = instantiate(cfg.optim.optimizer)(self.model.parameters())
+        self.ema = copy.deepcopy(self.model) if c.ema else None
+        self.per_epoch = Batches(len(self.data["train"]), c.batch_size, (0, 1)).per_epoch()
+        self.total_steps = self.per_epoch * c.epochs
+        try:
+            self.optimizer = instantiate(cfg.optim.optimizer)(self.model.parameters())
+        except (TypeError, ValueError) as error:
+            raise KwsError(f"optim.optimizer: {error}") from None
         self.schedule = instantiate(cfg.optim.schedule)(self.optimizer, self.total_steps)
         self.step, self.best, self.waited, self.signal = 0, {}, 0, None
         self.log: RunLog | None = None
@@ -107,7 +121,7 @@ class Trainer:
             KwsError: a loss that is no number, with its batch.
         """
         c = self.cfg.train
-        say(cost(self.model, self.options["frame_shift"], self.options["frame_length"]).table())
+        say(cost(self.model, self.features["frame_shift"], self.features["frame_length"]).table())
         say(
             f"{len(self.data['train'])} training clips, {len(self.data['validation'])} for validation, "
             f"{len(self.labels)} labels: {' '.join(self.labels)}"
@@ -255,7 +269,7 @@ class Trainer:
                 "model": self.model.state_dict(), "ema": self.ema.state_dict() if self.ema else None,
                 "optimizer": checkpoint.optimizer_state(self.optimizer, self.model),
                 "schedule": self.schedule.state_dict(), "position": position, "best": self.best, "seed": self.cfg.seed,
-                "config": self.plain_config(), "labels": self.labels, "features": self.options,
+                "config": self.plain_config(), "labels": self.labels, "features": self.features,
             }  # fmt: skip
             checkpoint.save(self.folder / name, content)
 

@@ -1,5 +1,6 @@
 // Scores to detections: kws/decision.py, step by step, with the same bits. Pages and tests hold one against the other.
 
+const REST = "_default_"; // the key of the other words' threshold
 const DEFAULTS = { threshold: 0.7, release: 0.6, smoothing_ms: 200, refractory_ms: 700, warm_up_ms: 500 };
 
 /** Python's round: halves go to the even number. */
@@ -13,20 +14,26 @@ export class Decision {
   /**
    * @param {string[]} labels names of the scores; those that begin with "_" are never detected
    * @param {number} stepMs from one score to the next
-   * @param {object} options threshold (one, or one by word), release, smoothing_ms, refractory_ms, warm_up_ms
+   * @param {number} offsetMs the first step ends this much later than a step after the stream's start
+   * @param {object} options threshold (one, or by word), release, smoothing_ms, refractory_ms, warm_up_ms
    */
-  constructor(labels, stepMs, options = {}) {
-    for (const [name, value] of Object.entries(options)) {
-      const good = name === "threshold" && value && typeof value === "object" ? Object.values(value) : [value];
-      if (!(name in DEFAULTS) || good.some((v) => !Number.isFinite(v))) throw new Error(`its decision has a strange “${name}”`);
-    }
+  constructor(labels, stepMs, offsetMs = 0, options = {}) {
     const { threshold, release, smoothing_ms, refractory_ms, warm_up_ms } = { ...DEFAULTS, ...options };
-    this.labels = labels;
-    this.stepMs = stepMs;
     this.words = labels.map((_, i) => i).filter((i) => !labels[i].startsWith("_"));
     if (!this.words.length) throw new Error("it knows no word");
-    this.threshold = labels.map((label) => (typeof threshold === "object" ? threshold[label] : threshold));
-    if (this.words.some((i) => this.threshold[i] === undefined)) throw new Error("its decision has no threshold for a word");
+    const limits = new Map(threshold && typeof threshold === "object" ? Object.entries(threshold) : [[REST, threshold]]);
+    const known = [REST, ...this.words.map((i) => labels[i])];
+    for (const [name, value] of Object.entries(options)) {
+      if (!Object.hasOwn(DEFAULTS, name)) throw new Error(`its decision has a strange “${name}”`);
+      if (name !== "threshold" && !Number.isFinite(value)) throw new Error(`its decision's “${name}” is no number`);
+    }
+    for (const [word, limit] of limits) {
+      if (!known.includes(word) || !(limit > 0)) throw new Error(`its decision has a strange threshold of “${word}”`);
+    }
+    this.labels = labels;
+    this.stepMs = stepMs;
+    this.offsetMs = offsetMs;
+    this.threshold = labels.map((label) => limits.get(label) ?? limits.get(REST) ?? DEFAULTS.threshold);
     this.release = this.threshold.map((limit) => release * limit);
     this.floor = this.release.map((limit) => 0.5 * limit); // below it nothing is being said
     this.smoothing = Math.max(1, round(smoothing_ms / stepMs));
@@ -65,9 +72,16 @@ export class Decision {
     if (!(this.smoothed[word] >= this.threshold[word]) || this.active[word]) return null;
     this.active[word] = true;
     this.quietUntil = this.step + this.refractory;
-    const seconds = this.stepMs / 1000;
+    const limit = this.threshold[word];
+    const window = this.recent.map((row) => row[word]);
     return {
-      word: this.labels[word], start: this.risen[word] * seconds, end: this.step * seconds, score: this.smoothed[word],
+      word: this.labels[word], start: this.seconds(this.risen[word]), end: this.seconds(this.step), score: this.smoothed[word],
+      peak: Math.max(...window), threshold: limit, steps_above: window.filter((score) => score >= limit).length,
     };
+  }
+
+  /** The moment at which a step ends, in seconds of the stream. */
+  seconds(step) {
+    return step * (this.stepMs / 1000) + this.offsetMs / 1000;
   }
 }

@@ -97,8 +97,8 @@ export class Stream {
   constructor(spotter, rate) {
     const { about } = spotter;
     this.spotter = spotter;
-    this.offset = about.offset_ms / 1000; // the first step ends where its last frame ends, not at the stream's start
-    this.decision = new Decision(about.labels, about.step_ms, about.decision);
+    // the first step ends where its last frame ends
+    this.decision = new Decision(about.labels, about.step_ms, about.offset_ms, about.decision);
     this.resampler = rate === about.sample_rate ? null : new Resampler(rate, about.sample_rate);
     this.room = new Float32Array(about.chunk);
     this.reset();
@@ -163,9 +163,7 @@ export class Stream {
   decide(rows) {
     return rows.map((scores) => {
       const found = this.decision.push(scores);
-      const time = (this.decision.step * this.decision.stepMs) / 1000 + this.offset;
-      if (found) Object.assign(found, { start: found.start + this.offset, end: found.end + this.offset });
-      return { time, scores, smoothed: this.decision.smoothed, found };
+      return { time: this.decision.seconds(this.decision.step), scores, smoothed: this.decision.smoothed, found };
     });
   }
 }
