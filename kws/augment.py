@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from kws import audio
+from kws.compilation import compiled
 from kws.errors import KwsError
 
 
@@ -114,7 +114,7 @@ def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _interpolate(x, factor, out):
     """Catmull and Rom's cubic (1974) through the samples around each place; x begins one sample early."""
     for i in range(len(out)):
