@@ -81,9 +81,9 @@ def quote_override(argument: str, sweep: bool = False) -> str:
     name = key.rsplit(".", 1)[-1]
     if name in PATH_KEYS and not os.path.exists(value):
         value = os.path.expanduser(value)  # bash leaves ~ alone behind a key with a dot
-    if re.fullmatch(r"""(['"])(\\.|(?!\1|\\).)*\1""", value, re.DOTALL):
-        return f"{key}={value}"
     exists = value and os.path.exists(value)
+    if not exists and re.fullmatch(r"""(['"])(\\.|(?!\1|\\).)*\1""", value, re.DOTALL):
+        return f"{key}={value}"
     if name in PATH_KEYS and (exists or (value not in ("", "null") and not (sweep and "," in value))):
         return f"{key}={_quoted(value)}"
     if exists and not re.fullmatch(r"[\w./:+-]+", value, re.ASCII):
