@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-from kws import __version__
+from kws import __path__, __version__
 
 
 def main() -> None:
@@ -12,11 +12,11 @@ def main() -> None:
         print(f"kws {__version__}")
         return
     print(f"kws {__version__}\n")
-    package = Path(__file__).parent
-    for path in [*sorted(package.glob("*.py")), *sorted(package.glob("benchmarks/*.py"))]:
+    package, found = Path(__file__).parent, [path for folder in __path__ for path in Path(folder).glob("*.py")]
+    for path in [*sorted(found, key=lambda path: path.name), *sorted(package.glob("benchmarks/*.py"))]:
         source = path.read_text(encoding="utf-8")
         if 'if __name__ == "__main__":' in source and path.stem not in ("config", "__main__"):
-            name = ".".join(path.relative_to(package).with_suffix("").parts)
+            name = "benchmarks." * (path.parent.name == "benchmarks") + path.stem
             print(f"  python -m kws.{name:<21} {ast.get_docstring(ast.parse(source)).splitlines()[0]}")
     print("\nEach shows its examples and every setting with --help.")
 

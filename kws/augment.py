@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from kws import audio
+from kws.compilation import compiled
 
 
 @dataclass
@@ -109,7 +109,7 @@ def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _interpolate(x, factor, out):
     """Catmull and Rom's cubic (1974) through the samples around each place; x begins one sample early."""
     for i in range(len(out)):

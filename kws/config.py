@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -83,9 +84,9 @@ def quote_override(argument: str, sweep: bool = False) -> str:
     name = key.rsplit(".", 1)[-1]
     if name in PATH_KEYS and not os.path.exists(value):
         value = os.path.expanduser(value)  # bash leaves ~ alone behind a key with a dot
-    if re.fullmatch(r"""(['"])(\\.|(?!\1|\\).)*\1""", value, re.DOTALL):
-        return f"{key}={value}"
     exists = value and os.path.exists(value)
+    if not exists and re.fullmatch(r"""(['"])(\\.|(?!\1|\\).)*\1""", value, re.DOTALL):
+        return f"{key}={value}"
     if name in PATH_KEYS and (exists or (value not in ("", "null") and not (sweep and "," in value))):
         return f"{key}={_quoted(value)}"
     if exists and not re.fullmatch(r"[\w./:+-]+", value, re.ASCII):
@@ -125,13 +126,18 @@ def command(config_name: str):
         def told(cfg):  # inside Hydra, which would otherwise print a trace of its own
             begun.append(True)
             try:
-                return function(cfg)
+                result = function(cfg)
+                sys.stdout.flush()
+                return result
             except (KwsError, AudioError) as error:
                 reason = error
             except InstantiationException as error:  # what a yaml's _target_ refused
                 if not isinstance(error.__cause__, KwsError | ValueError | TypeError):
                     raise
                 reason = error.__cause__
+            except BrokenPipeError:  # whoever read the output has enough of it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise SystemExit(128 + signal.SIGPIPE) from None
             print(f"error: {reason}", file=sys.stderr)
             raise SystemExit(2)
 

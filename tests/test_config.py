@@ -42,6 +42,8 @@ NAMES = st.text(
 @example("tail\\")
 @example("it's")
 @example('"quoted"x')
+@example("''")
+@example("'quoted'")
 def test_any_existing_path_is_taken_as_it_is(tmp_path_factory, name):
     folder = tmp_path_factory.getbasetemp() / "names"
     folder.mkdir(exist_ok=True)

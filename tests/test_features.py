@@ -246,6 +246,16 @@ print(simd.LANES)
     assert int(run.stdout) == (16 if other else 8)
 
 
+def test_no_place_for_compiled_code(tmp_path):
+    """A container whose files cannot be written."""
+    (tmp_path / "file").touch()
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "file" / "none"), "PYTHONPATH": str(ROOT)}
+    code = "from kws.features import from_file; print(from_file('sound.wav').shape)"
+    audio.write(tmp_path / "sound.wav", speechlike(RATE), RATE)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "(98, 80)\n", done.stderr
+
+
 @settings(max_examples=20, deadline=None)
 @given(length=st.integers(2, 120), shift=st.integers(1, 130), frames=st.integers(1, 40), padded=st.booleans())
 def test_windows_of_any_length(length, shift, frames, padded):

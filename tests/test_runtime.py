@@ -262,6 +262,7 @@ def test_the_wheel_alone_and_beside_kws(path, tmp_path):
     small, large = (next(tmp_path.glob(pattern)) for pattern in ("kws_runtime-*.whl", "kws-*.whl"))
     names = [set(zipfile.ZipFile(wheel).namelist()) for wheel in (small, large)]
     assert not names[0] & names[1]
+    assert {f"kws/serving/page/{path.name}" for path in (ROOT / "kws/serving/page").iterdir()} <= names[0]
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
     code = (
@@ -270,6 +271,10 @@ def test_the_wheel_alone_and_beside_kws(path, tmp_path):
         "import importlib.util as u; assert not u.find_spec('torch'); print(len(rows), r.__file__)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def serve() -> str:
+        command = [python, "-m", "kws.serve", f"checkpoint={path}", "protocol=wyoming"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment).stderr
 
     def listen() -> str:
         return subprocess.run(
@@ -280,8 +285,10 @@ def test_the_wheel_alone_and_beside_kws(path, tmp_path):
     alone = listen()
     assert int(alone.split()[0]) >= 49
     assert "_with_runtime" not in alone
+    assert "wyoming is missing: pip install" in serve()  # and nothing else is
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", str(large)], check=True)
     for without in ("kws-runtime", None):  # beside kws, and kws without it
         assert "_with_runtime" in listen()
+        assert "wyoming is missing: pip install" in serve()  # and nothing else is
         if without:
             subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", without], check=True)

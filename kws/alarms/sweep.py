@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from kws.alarms.labels import FALSE, Recording, match, negative_seconds
+from kws.compilation import compiled
 from kws.decision import Decision
 
 # evenly spaced on the logistic curve, as posteriors crowd at both ends; from 0.018 to 0.9999
@@ -52,7 +52,7 @@ def alarms(heard: Heard, decision: Decision, tolerance: float) -> Alarms:
     return Alarms(heard, times, columns, heard.smoothed[steps, columns], answers)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fired(smoothed, threshold, release, refractory, warm_up):
     """`Decision.push` on means (steps, words): the steps at which a word was detected, and its columns."""
     n, width = smoothed.shape

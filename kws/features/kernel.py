@@ -2,8 +2,7 @@
 a vector has lanes.
 
 The layout is [row][lane]: a row is a sample, a point of the spectrum, a filter; a lane is a frame. No frame meets
-another, so a frame's bits depend on nothing but its samples: not on the chunk, the batch or its place in either. The
-compiled code is kept beside this file (or in numba's cache), so that only the first use of all takes seconds.
+another, so a frame's bits depend on nothing but its samples: not on the chunk, the batch or its place in either.
 """
 
 from collections.abc import Sequence
@@ -11,14 +10,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from kws.compilation import compiled
 from kws.features import dither, tables
 from kws.features.options import MelOptions, MfccOptions, Options
 from kws.features.simd import LANES, fma, load, log, maximum, splat, sqrt, store, transpose
 
 NOISY_FRAMES = 256  # that dither makes noise for at a time
-compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
 class Tables(NamedTuple):

@@ -95,7 +95,10 @@ class Trainer:
         self.ema = copy.deepcopy(self.model) if c.ema else None
         self.per_epoch = Batches(len(self.data["train"]), c.batch_size, (0, 1)).per_epoch()
         self.total_steps = self.per_epoch * c.epochs
-        self.optimizer = instantiate(cfg.optim.optimizer)(self.model.parameters())
+        try:
+            self.optimizer = instantiate(cfg.optim.optimizer)(self.model.parameters())
+        except (TypeError, ValueError) as error:
+            raise KwsError(f"optim.optimizer: {error}") from None
         self.schedule = instantiate(cfg.optim.schedule)(self.optimizer, self.total_steps)
         self.step, self.best, self.waited, self.signal = 0, {}, 0, None
         self.log: RunLog | None = None
