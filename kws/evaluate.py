@@ -82,6 +82,9 @@ def main(cfg: DictConfig) -> None:
         return
     if not isinstance(cfg.snr, int | float | None):
         raise KwsError(f"snr={cfg.snr}: several are for labels=; clips are given one")
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if type(cfg[name]) is not int or cfg[name] < least:
+            raise KwsError(f"{name}={cfg[name]}: expected a whole number of at least {least}")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     exported = str(cfg.checkpoint).endswith(".onnx")
