@@ -28,6 +28,7 @@ from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
 from kws.errors import KwsError
 from kws.features import FbankOptions, make_options
 from kws.features.extractor import FeatureExtractor
+from kws.losses import PerClip
 from kws.metrics import accuracy, per_word, wilson_interval
 from kws.models.cost import cost
 from kws.runtime import Spotter
@@ -85,8 +86,12 @@ def main(cfg: DictConfig) -> None:
     options = trained.options
     extractor = trained.extractor if exported else FeatureExtractor(options)  # on the CPU, where clips are read
     window_ms = trained.config["train"]["window_ms"]
-    data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr)
-    result = evaluate(trained.model, data, cfg.batch_size, cfg.workers, show=True)
+    loss = PerClip(trained.labels, 0.0)
+    if trained.config.get("loss"):  # runs of before losses were chosen have none
+        loss = instantiate(trained.config["loss"], labels=trained.labels,
+                           step_ms=trained.model.stride * options.frame_shift)  # fmt: skip
+    data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr, spans=loss.spans)
+    result = evaluate(trained.model, data, loss, cfg.batch_size, cfg.workers, show=True)
     matrix = result.matrix
     total, share = int(matrix.sum()), accuracy(matrix)
     low, high = wilson_interval(int(matrix.trace()), total)

@@ -1,6 +1,7 @@
 """Listens for the words that a checkpoint knows.
 
-    python -m kws.listen checkpoint=runs/ghost-synthetic                    the microphone
+    python -m kws.listen checkpoint=computer                                the microphone, a spotter of kws's own
+    python -m kws.listen checkpoint=runs/ghost-synthetic                    one of your own
     python -m kws.listen checkpoint=… input=recording.wav                   a sound file, as fast as it goes
     arecord -f S16_LE -r 16000 -t raw | python -m kws.listen checkpoint=… input=-
     python -m kws.listen checkpoint=spotter.onnx                            what kws.export wrote, without torch
@@ -37,7 +38,7 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from kws import audio
+from kws import audio, spotters
 from kws.config import command
 from kws.decision import Detection
 from kws.errors import KwsError
@@ -81,7 +82,7 @@ def _paths(given: str) -> list[str]:
 
 def _opened(cfg: DictConfig, path: str) -> tuple[int, Callable]:
     """The rate of a checkpoint or an exported file, and what begins a stream of a rate through it."""
-    decision = OmegaConf.to_container(cfg.decision)
+    path, decision = spotters.find(path), OmegaConf.to_container(cfg.decision)
     if path.endswith(".onnx"):
         from kws.runtime import Spotter
 

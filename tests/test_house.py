@@ -31,6 +31,7 @@ TORCH_FREE = [
     "inspect", "listen", "listening/microphone", "listening/together", "benchmarks/listeners",
     "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
     "utterances", "outputs", "features/kernel", "features/simd", "features/sliding", "computer", "extract",
+    "data/near", "data/wake_word", "spotters/__init__",
 ]  # fmt: skip
 BLOCKS = {path.stem for path in (ROOT / "kws" / "blocks").glob("*.py")} - {"__init__", "base"}
 SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": BLOCKS}

@@ -1,0 +1,122 @@
+"""Says how a spotter of one word does on what it was not trained on, or mines what it was fooled by in what it was.
+
+    python recipes/wake_word/judge.py SPOTTER.onnx RUN                       threshold by threshold, validation and test
+    python recipes/wake_word/judge.py SPOTTER.onnx RUN --mine mined.jsonl    false triggers of the training split
+
+RUN is the folder of the run that SPOTTER was exported from: its config.yaml says which data. The word: each recording
+after a second of silence, alone and with the background of its split added at 10 and 0 dB below the word's level (five
+draws of background a recording); heard if there is an alarm from the word's begin to a second after its end. False
+alarms: the recordings of other speech of the split, one after another in one stream for each folder.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from kws.augment import level, mix
+from kws.data.dataset import read_clip, word_span
+from kws.data.manifest import write_manifest
+from kws.data.source import UNKNOWN, Clip
+from kws.decision import Decision
+from kws.metrics import wilson_interval
+from kws.runtime import Spotter
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
+MINED = 0.3  # smoothed score from which something is a false trigger to learn from
+DRAWS = 5
+
+
+class Judge:
+    def __init__(self, spotter: Spotter, smoothing_ms: float | None = None):
+        self.spotter, self.rate, self.stream = spotter, spotter.rate, spotter.stream()
+        self.decision = {**spotter.decision} | ({} if smoothing_ms is None else {"smoothing_ms": smoothing_ms})
+
+    def scores(self, sound: np.ndarray) -> np.ndarray:
+        return self.stream.scores(sound, flush=True)
+
+    def alarms(self, scores: np.ndarray, threshold: float) -> list:
+        s = self.spotter
+        return Decision(s.labels, s.step_ms, s.about["offset_ms"], **{**self.decision, "threshold": threshold}).push(
+            scores
+        )
+
+    def words(self, clips: list[Clip], noise: list[np.ndarray], snr: float | None) -> list[tuple]:
+        """(scores, begin, end) of every recording of the word in a stream of its own, times in seconds."""
+        rng, out = np.random.default_rng(0), []
+        for clip in clips:
+            wave = read_clip(clip, self.rate)
+            begin, end = word_span(wave, self.rate)
+            sound = np.concatenate([np.zeros(self.rate), wave, np.zeros(self.rate)]).astype(np.float32)
+            for _ in range(1 if snr is None else DRAWS):
+                mixed = sound
+                if snr is not None:
+                    bed = noise[rng.integers(len(noise))]
+                    at = rng.integers(max(1, len(bed) - len(sound)))
+                    mixed = mix(sound, np.resize(bed[at:], len(sound)), snr, level(wave[begin:end]))
+                out.append((self.scores(mixed.clip(-32768, 32767)), 1 + begin / self.rate, 1 + end / self.rate))
+        return out
+
+    def missed(self, words: list[tuple], threshold: float) -> int:
+        return sum(
+            not any(begin <= alarm.end <= end + 1 for alarm in self.alarms(scores, threshold))
+            for scores, begin, end in words
+        )
+
+
+def report(judge: Judge, source, split: str) -> None:
+    clips = source.clips(split)
+    words = [clip for clip in clips if clip.label == source.word]
+    noise = [read_clip(clip, judge.rate) for clip in source.noise(split)]
+    heard = {name: judge.words(words, noise, snr) for name, snr in (("clean", None), ("10 dB", 10), ("0 dB", 0))}
+    others = {Path(f).name: [clip for clip in clips if Path(f) in Path(clip.path).parents] for f in source.others}
+    others["synthetic"] = [clip for clip in source.synthetic.clips(split) if clip.label == UNKNOWN]
+    rng, speech = np.random.default_rng(0), {}
+    for name, group in others.items():
+        if not group:
+            continue
+        sound = np.concatenate([read_clip(group[i], judge.rate) for i in rng.permutation(len(group))])
+        speech[name] = (judge.scores(sound), len(sound) / judge.rate / 3600)
+    print(f"{split}: {len(words)} recordings of the word, {DRAWS} draws of background each; false alarms in "
+          + ", ".join(f"{name} {hours:.2f} h" for name, (_, hours) in speech.items()))  # fmt: skip
+    print("threshold " + "".join(f"{name:>24}" for name in heard) + "".join(f"{name[-22:]:>24}" for name in speech))
+    for threshold in THRESHOLDS:
+        row = f"{threshold:<10}"
+        for tried in heard.values():
+            n = judge.missed(tried, threshold)
+            low, high = wilson_interval(n, len(tried))
+            row += f"{f'{n}/{len(tried)} {100 * n / len(tried):.1f}% ({100 * low:.1f}-{100 * high:.1f})':>24}"
+        print(row + "".join(f"{len(judge.alarms(scores, threshold)):>24}" for scores, _ in speech.values()))
+
+
+def mine(judge: Judge, source, path: str) -> None:
+    clips = list(dict.fromkeys(clip for clip in source.clips("train") if clip.label == UNKNOWN))
+    quiet, found, seconds = np.zeros(judge.rate, np.float32), [], 0.0
+    for clip in clips:
+        wave = read_clip(clip, judge.rate)
+        seconds += len(wave) / judge.rate
+        for alarm in judge.alarms(judge.scores(np.concatenate([quiet, wave, quiet])), MINED):
+            begin, end = max(0.0, alarm.start - 1.5), min(alarm.end - 0.7, len(wave) / judge.rate)
+            found.append(Clip(clip.path, UNKNOWN, round(begin, 2), round(max(end, begin + 0.5), 2)))
+    write_manifest(path, found)
+    print(f"{path}: {len(found)} false triggers above {MINED} in {seconds / 3600:.2f} h of training speech")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spotter")
+    parser.add_argument("run")
+    parser.add_argument("--mine")
+    parser.add_argument("--smoothing_ms", type=float)
+    given = parser.parse_args()
+    judge = Judge(Spotter(given.spotter), given.smoothing_ms)
+    config = OmegaConf.load(Path(given.run) / "config.yaml")
+    source = instantiate(config.data, _convert_="all")
+    source.prepare()
+    if given.mine:
+        mine(judge, source, given.mine)
+    else:
+        for split in ("validation", "test"):
+            report(judge, source, split)
