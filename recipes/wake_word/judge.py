@@ -16,6 +16,7 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from kws import audio
 from kws.augment import level, mix
 from kws.data.dataset import read_clip, word_span
 from kws.data.manifest import write_manifest
@@ -26,22 +27,21 @@ from kws.runtime import Spotter
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
 MINED = 0.3  # smoothed score from which something is a false trigger to learn from
+PASSES = 2  # through the training speech, each in another order
 DRAWS = 5
 
 
 class Judge:
-    def __init__(self, spotter: Spotter, smoothing_ms: float | None = None):
+    def __init__(self, spotter: Spotter):
         self.spotter, self.rate, self.stream = spotter, spotter.rate, spotter.stream()
-        self.decision = {**spotter.decision} | ({} if smoothing_ms is None else {"smoothing_ms": smoothing_ms})
 
     def scores(self, sound: np.ndarray) -> np.ndarray:
         return self.stream.scores(sound, flush=True)
 
     def alarms(self, scores: np.ndarray, threshold: float) -> list:
         s = self.spotter
-        return Decision(s.labels, s.step_ms, s.about["offset_ms"], **{**self.decision, "threshold": threshold}).push(
-            scores
-        )
+        settings = {**s.decision, "threshold": threshold}
+        return Decision(s.labels, s.step_ms, s.about["offset_ms"], **settings).push(scores)
 
     def words(self, clips: list[Clip], noise: list[np.ndarray], snr: float | None) -> list[tuple]:
         """(scores, begin, end) of every recording of the word in a stream of its own, times in seconds."""
@@ -66,40 +66,50 @@ class Judge:
         )
 
 
+def streams(judge: Judge, source, split: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """Other speech of a split, its recordings one after another in one sound for each folder, and for what is made."""
+    clips = [clip for clip in source.clips(split) if clip.label == UNKNOWN]
+    made = [clip for clip in source.synthetic.clips(split) if clip.label == UNKNOWN]
+    groups = {Path(f).name: [clip for clip in clips if Path(f) in Path(clip.path).parents] for f in source.others}
+    out, rng = {}, np.random.default_rng(seed)
+    for name, group in {**groups, "synthetic": made}.items():
+        group = list(dict.fromkeys(group))  # for training a long recording is listed often
+        if group:
+            out[name] = np.concatenate([read_clip(group[i], judge.rate) for i in rng.permutation(len(group))])
+    return out
+
+
 def report(judge: Judge, source, split: str) -> None:
-    clips = source.clips(split)
-    words = [clip for clip in clips if clip.label == source.word]
+    words = [clip for clip in source.clips(split) if clip.label == source.word]
     noise = [read_clip(clip, judge.rate) for clip in source.noise(split)]
     heard = {name: judge.words(words, noise, snr) for name, snr in (("clean", None), ("10 dB", 10), ("0 dB", 0))}
-    others = {Path(f).name: [clip for clip in clips if Path(f) in Path(clip.path).parents] for f in source.others}
-    others["synthetic"] = [clip for clip in source.synthetic.clips(split) if clip.label == UNKNOWN]
-    rng, speech = np.random.default_rng(0), {}
-    for name, group in others.items():
-        if not group:
-            continue
-        sound = np.concatenate([read_clip(group[i], judge.rate) for i in rng.permutation(len(group))])
-        speech[name] = (judge.scores(sound), len(sound) / judge.rate / 3600)
+    speech = {
+        name: (judge.scores(sound), len(sound) / judge.rate / 3600)
+        for name, sound in streams(judge, source, split).items()
+    }
     print(f"{split}: {len(words)} recordings of the word, {DRAWS} draws of background each; false alarms in "
           + ", ".join(f"{name} {hours:.2f} h" for name, (_, hours) in speech.items()))  # fmt: skip
-    print("threshold " + "".join(f"{name:>24}" for name in heard) + "".join(f"{name[-22:]:>24}" for name in speech))
+    print("threshold " + "".join(f"{name:>24}" for name in heard) + "".join(f"{name:>18}" for name in speech))
     for threshold in THRESHOLDS:
         row = f"{threshold:<10}"
         for tried in heard.values():
             n = judge.missed(tried, threshold)
             low, high = wilson_interval(n, len(tried))
             row += f"{f'{n}/{len(tried)} {100 * n / len(tried):.1f}% ({100 * low:.1f}-{100 * high:.1f})':>24}"
-        print(row + "".join(f"{len(judge.alarms(scores, threshold)):>24}" for scores, _ in speech.values()))
+        print(row + "".join(f"{len(judge.alarms(scores, threshold)):>18}" for scores, _ in speech.values()))
 
 
-def mine(judge: Judge, source, path: str) -> None:
-    clips = list(dict.fromkeys(clip for clip in source.clips("train") if clip.label == UNKNOWN))
-    quiet, found, seconds = np.zeros(judge.rate, np.float32), [], 0.0
-    for clip in clips:
-        wave = read_clip(clip, judge.rate)
-        seconds += len(wave) / judge.rate
-        for alarm in judge.alarms(judge.scores(np.concatenate([quiet, wave, quiet])), MINED):
-            begin, end = max(0.0, alarm.start - 1.5), min(alarm.end - 0.7, len(wave) / judge.rate)
-            found.append(Clip(clip.path, UNKNOWN, round(begin, 2), round(max(end, begin + 0.5), 2)))
+def mine(judge: Judge, source, path: Path) -> None:
+    """Writes the two seconds before each false trigger, and a manifest of them, beside which they lie."""
+    folder, found, seconds = path.with_suffix(""), [], 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(PASSES):
+        for sound in streams(judge, source, "train", seed).values():
+            seconds += len(sound) / judge.rate
+            for alarm in judge.alarms(judge.scores(sound), MINED):
+                end = round((alarm.end + 0.2) * judge.rate)
+                found.append(Clip(str(folder / f"{len(found)}.wav"), UNKNOWN))
+                audio.write(found[-1].path, sound[max(0, end - 2 * judge.rate) : end], judge.rate)
     write_manifest(path, found)
     print(f"{path}: {len(found)} false triggers above {MINED} in {seconds / 3600:.2f} h of training speech")
 
@@ -107,13 +117,11 @@ def mine(judge: Judge, source, path: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spotter")
-    parser.add_argument("run")
-    parser.add_argument("--mine")
-    parser.add_argument("--smoothing_ms", type=float)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--mine", type=Path)
     given = parser.parse_args()
-    judge = Judge(Spotter(given.spotter), given.smoothing_ms)
-    config = OmegaConf.load(Path(given.run) / "config.yaml")
-    source = instantiate(config.data, _convert_="all")
+    judge = Judge(Spotter(given.spotter))
+    source = instantiate(OmegaConf.load(given.run / "config.yaml").data, _convert_="all")
     source.prepare()
     if given.mine:
         mine(judge, source, given.mine)
