@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from kws import audio
 from kws.augment import Augment
 from kws.data.dataset import ClipDataset, word_span
+from kws.data.espeak import SAMPLE_RATE, engine
 from kws.data.near import distance, near, sentences
 from kws.data.source import UNKNOWN, Clip
 from kws.data.wake_word import WakeWord
@@ -19,7 +20,8 @@ from kws.features import make_options
 from kws.features.extractor import FeatureExtractor
 from kws.losses import MaxPool, PerClip, PerStep, cross_entropy, targets
 from kws.models import build
-from kws.spotters import find
+from kws.runtime import Spotter
+from kws.spotters import FOLDER, find
 from kws.training.start import begin
 from kws.training.trainer import Trainer
 
@@ -197,13 +199,17 @@ def test_only_training_holds_what_is_made_or_mined(recordings):
         ({"root": "nowhere"}, "nowhere: data.root is not a folder"),
         ({"others": ["nowhere"]}, "nowhere: data.others is not a folder"),
         ({"others": "speech"}, r"expected a list, as in data.others=\[speech\]"),
+        ({"others": []}, "data.others is empty and data.synthetic null"),
+        ({"word": True}, "not a word"),
+        ({"word_times": 0}, "data.word_times=0: expected a whole number of at least 1"),
+        ({"near": 1.5}, "data.near=1.5: expected a whole number"),
         ({"background": ["nowhere"]}, "nowhere: expected a folder of recordings"),
     ],
 )
 def test_mistakes_are_named(recordings, wrong, expected):
     given = {"root": recordings / "word", "others": [recordings / "others"], "background": [recordings / "noise"]}
     with pytest.raises(KwsError, match=expected):
-        WakeWord(**{**given, **wrong}, word="aurora").clips("train")
+        WakeWord(**{"word": "aurora", **given, **wrong}).clips("train")
 
 
 def test_a_wake_word_is_learnt(recordings):
@@ -228,3 +234,19 @@ def test_spotters_are_found_by_name_and_the_names_are_told(tmp_path):
         KwsError, match="no file or run 'komputer', and no spotter comes with kws by that name: computer"
     ):
         find("komputer")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.onnx")), ids=lambda path: path.stem)
+def test_spotters_that_come_with_kws_hear_their_word(path):
+    assert path.stat().st_size < 1e6
+    assert "licence" in path.with_suffix(".md").read_text().lower()
+    spotter = Spotter(find(path.stem))
+    word, *_ = spotter.labels
+    stream, quiet, heard = spotter.stream(SAMPLE_RATE), np.zeros(2 * SAMPLE_RATE, np.float32), 0
+    for accent, variant in (("en-us", "f2"), ("en", "m3"), ("en-gb-scotland", "f4"), ("en-us", "m1")):
+        for text in (word, "what is the weather like today in the north of the country"):
+            spoken = engine().speak(text, accent, variant, 160, 50)
+            found = stream.push(np.concatenate([quiet, spoken, quiet]))
+            assert text == word or not found
+            heard += bool(found)
+    assert heard >= 3

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kws import audio
+from kws.config import check_labels
 from kws.data.manifest import read_manifest
 from kws.data.near import near, sentences, vocabulary
-from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source, hash_split, sound_files, speaker_of
+from kws.data.source import SPLITS, UNKNOWN, Clip, Source, background_in, hash_split, sound_files, speaker_of
 from kws.data.synthetic import Synthetic
 from kws.errors import KwsError
 
@@ -44,11 +45,16 @@ class WakeWord(Source):
         for name, value in (("others", others), ("background", background)):
             if isinstance(value, str):
                 raise KwsError(f"data.{name}={value}: expected a list, as in data.{name}=[{value}]")
+        self.times = {"word_times": word_times, "long_times": long_times, "mined_times": mined_times}
+        for name, value in {**self.times, "near": near, "sentences": sentences}.items():
+            if not isinstance(value, int) or value < (name in self.times):
+                raise KwsError(f"data.{name}={value}: expected a whole number of at least {int(name in self.times)}")
+        if not others and synthetic is None:
+            raise KwsError("data.others is empty and data.synthetic null: nothing says what the word is not")
         self.root, self.others, self.backgrounds = str(root), [str(f) for f in others], [str(f) for f in background]
         self.where = f"{self.root}, split by a hash of the file's name,"
-        self.mined, self.cut_seconds = mined, cut_seconds
-        self.word_times, self.long_times, self.mined_times = word_times, long_times, mined_times
-        self.word, self.synthetic = word, None
+        self.mined, self.cut_seconds, self.synthetic = mined, cut_seconds, None
+        (self.word,) = check_labels([word], "data.word")
         if synthetic is not None:
             said = _said(word, near_words, near, sentences)
             self.synthetic = synthetic(words=[word], other_words=said, unknown=True, silence=False)
@@ -59,7 +65,7 @@ class WakeWord(Source):
             self.synthetic.prepare()
 
     def recordings(self) -> list[Clip]:
-        return [clip for self.background in self.backgrounds for clip in super(WakeWord, self).recordings()]
+        return [clip for folder in self.backgrounds for clip in background_in(folder)]
 
     def noise(self, split: str) -> list[Clip]:
         made = self.synthetic.noise("train") if self.synthetic is not None and split == "train" else []
@@ -69,12 +75,12 @@ class WakeWord(Source):
         if split != "train":
             return super().clips(split)
         real = super().clips(split)
-        clips = [clip for clip in real for _ in range(self.word_times if clip.label == self.word else 1)]
+        clips = [clip for clip in real for _ in range(self.times["word_times"] if clip.label == self.word else 1)]
         if self.synthetic is not None:
             clips += self.synthetic.clips("train")
         if self.mined is not None:
             mined = [Clip(clip.path, UNKNOWN, clip.start, clip.end) for clip in read_manifest(self.mined)]
-            clips += mined * self.mined_times
+            clips += mined * self.times["mined_times"]
         return clips
 
     def listed(self) -> dict[str, list[Clip]]:
@@ -94,11 +100,11 @@ class WakeWord(Source):
         if count < 2:
             return [Clip(path, UNKNOWN)]
         if split == "train":
-            return [Clip(path, UNKNOWN)] * (count * self.long_times)
+            return [Clip(path, UNKNOWN)] * (count * self.times["long_times"])
         return [Clip(path, UNKNOWN, i * self.cut_seconds, (i + 1) * self.cut_seconds) for i in range(count)]
 
-    def _has_silence(self) -> bool:
-        return bool(self.noise("train")) or SILENCE in self.spoken
+    def _has_others(self) -> bool:
+        return self.synthetic is not None or super()._has_others()
 
 
 def _said(word: str, near_words: Iterable[str], n_near: int, n_sentences: int) -> list[str]:
