@@ -28,6 +28,7 @@ class Augment:
         speed: range of factors on the speed (pitch moves with it).
         gain: range of the level added.
         noise_chance, noise_snr: background at a signal-to-noise ratio drawn from the range.
+        crowd_chance: of the background so added, how much is one to six clips of `_unknown_` at once instead.
         room_chance, room_t60_ms, rooms: a measured impulse response of the folder `rooms`, or a made one of a
             reverberation time in the range.
         tilt_chance, tilt: equalisation: a smooth curve over frequency within ± `tilt` dB.
@@ -45,6 +46,7 @@ class Augment:
     gain: tuple[float, float] = (0.0, 0.0)
     noise_chance: float = 0.0
     noise_snr: tuple[float, float] = (0.0, 30.0)
+    crowd_chance: float = 0.0
     room_chance: float = 0.0
     room_t60_ms: tuple[float, float] = (100.0, 600.0)
     rooms: str | None = None

@@ -138,6 +138,16 @@ def test_other_words_fill_what_is_around_a_word(tmp_path):
         assert dataset(tmp_path, 2000, onset_ms=0)[(epoch, 0)]["wave"].count_nonzero() < 7000
 
 
+def test_a_crowd_is_added_at_its_ratio(tmp_path):
+    alone = dataset(tmp_path, onset_ms=0)[(0, 0)]["wave"].numpy()
+    data = dataset(tmp_path, onset_ms=0, noise_chance=1.0, noise_snr=(6, 6), crowd_chance=1.0)
+    wave = data[(0, 0)]["wave"].numpy()
+    crowd = wave[alone == 0]
+    assert np.count_nonzero(crowd) > 0.95 * len(crowd)
+    ratio = 20 * np.log10(np.std(alone[alone != 0]) / np.std(crowd))
+    assert abs(ratio - 6) < 2
+
+
 def test_near_words_are_near_and_never_the_word():
     assert distance("kat", "a kit on") == 1
     assert distance("kat", "") == 3

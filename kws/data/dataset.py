@@ -111,7 +111,9 @@ class ClipDataset(Dataset):
             self._neighbours(wave, speech, rng)
         wave = self.augment.filter(wave, self.rate, rng)
         snr = self.snr if self.snr is not None else self.augment.snr(rng)
-        if snr is not None and self.noise:
+        if snr is not None and self.others and self.augment.crowd_chance and rng.random() < self.augment.crowd_chance:
+            wave = mix(wave, self._crowd(rng), snr, speech)
+        elif snr is not None and self.noise:
             noise = self.noise[rng.integers(len(self.noise))]
             wave = mix(wave, self._background(noise, rng), snr, speech)
         return wave * self.augment.loudness(rng), None if span is None else start + span[1]
@@ -148,6 +150,13 @@ class ClipDataset(Dataset):
                     window[end - n : end], end = other[len(other) - n :], end - n
                 else:
                     window[begin : begin + n], begin = other[:n], begin + n
+
+    def _crowd(self, rng: np.random.Generator) -> np.ndarray:
+        """One to six people who say other words at once, (window,)."""
+        voices = np.zeros((rng.integers(1, 7), self.window), np.float32)
+        for voice in voices:
+            self._neighbours(voice, 1000.0, rng)
+        return voices.sum(axis=0)
 
     def _background(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """Any stretch of a recording, repeated where it is shorter than the window; the recording is kept, as it is cut

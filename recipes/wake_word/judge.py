@@ -4,9 +4,9 @@
     python recipes/wake_word/judge.py SPOTTER.onnx RUN --mine mined.jsonl    false triggers of the training split
 
 RUN is the folder of the run that SPOTTER was exported from: its config.yaml says which data. The word: each recording
-after a second of silence, alone and with the background of its split added at 10 and 0 dB below the word's level (five
-draws of background a recording); heard if there is an alarm from the word's begin to a second after its end. False
-alarms: the recordings of other speech of the split, one after another in one stream for each folder.
+after a second of silence, alone and with the background of its split, or six made voices at once, added at 10 and 0 dB
+below the word's level (five draws a recording); heard if there is an alarm from the word's begin to a second after its
+end. False alarms: the recordings of other speech of the split, one after another in one stream for each folder.
 """
 
 import argparse
@@ -82,7 +82,10 @@ def streams(judge: Judge, source, split: str, seed: int = 0) -> dict[str, np.nda
 def report(judge: Judge, source, split: str) -> None:
     words = [clip for clip in source.clips(split) if clip.label == source.word]
     noise = [read_clip(clip, judge.rate) for clip in source.noise(split)]
-    heard = {name: judge.words(words, noise, snr) for name, snr in (("clean", None), ("10 dB", 10), ("0 dB", 0))}
+    crowd = [read_clip(clip, judge.rate) for clip in source.synthetic.noise(split) if "babble" in clip.path]
+    heard = {"clean": judge.words(words, noise, None)}
+    for kind, beds in (("", noise), ("babble ", crowd)):
+        heard |= {f"{kind}{snr} dB": judge.words(words, beds, snr) for snr in (10, 0)}
     speech = {
         name: (judge.scores(sound), len(sound) / judge.rate / 3600)
         for name, sound in streams(judge, source, split).items()
