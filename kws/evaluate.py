@@ -7,7 +7,8 @@
     python -m kws.evaluate checkpoint=spotter.onnx data=folder data.root=my_words   what kws.export wrote
 
 A clip's class is the most probable label at the last step of a stream that begins and ends with the clip's window (as
-long as those of training); so it is of an exported file, which is given samples, runs on the CPU and needs data=.
+long as those of training), or what the loss of training judges a clip by; of an exported file, which is given samples,
+runs on the CPU and needs data=, it is always the former.
 
 Of other data, the words that checkpoint and data share are asked. Prints accuracy with its 95 % interval, each word's
 recall and precision, and what the model costs; json=FILE holds the same.
