@@ -21,9 +21,12 @@ class Augment:
     Args:
         onset_ms: a clip begins anywhere that leaves it in its window, or up to this much outside; None: in the middle.
         lead_ms: background before a clip at least, where there is room for it: in a stream a word follows something.
+        neighbour_chance: clips of `_unknown_` fill what the window has before and after a clip; of a word's clip with
+            silence around it the word alone then stays.
         speed: range of factors on the speed (pitch moves with it).
         gain: range of the level added.
         noise_chance, noise_snr: background at a signal-to-noise ratio drawn from the range.
+        crowd_chance: of the background so added, how much is one to six clips of `_unknown_` at once instead.
         room_chance, room_t60_ms, rooms: a measured impulse response of the folder `rooms`, or a made one of a
             reverberation time in the range.
         tilt_chance, tilt: equalisation: a smooth curve over frequency within ± `tilt` dB.
@@ -36,10 +39,12 @@ class Augment:
 
     onset_ms: float | None = None
     lead_ms: float = 0.0
+    neighbour_chance: float = 0.0
     speed: tuple[float, float] = (1.0, 1.0)
     gain: tuple[float, float] = (0.0, 0.0)
     noise_chance: float = 0.0
     noise_snr: tuple[float, float] = (0.0, 30.0)
+    crowd_chance: float = 0.0
     room_chance: float = 0.0
     room_t60_ms: tuple[float, float] = (100.0, 600.0)
     rooms: str | None = None

@@ -10,7 +10,8 @@
     python -m kws.evaluate checkpoint=… labels=… budget=0.5                         thresholds for kws.export
 
 A clip's class is the most probable label at the last step of a stream that begins and ends with the clip's window (as
-long as those of training); so it is of an exported file, which is given samples, runs on the CPU and needs data=.
+long as those of training), or what the loss of training judges a clip by; of an exported file, which is given samples,
+runs on the CPU and needs data=, it is always the former.
 
 Of other data, the words that checkpoint and data share are asked. Prints accuracy with its 95 % interval, each word's
 recall and precision, and what the model costs; json=FILE holds the same.
@@ -32,6 +33,7 @@ from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
 from kws.errors import KwsError
 from kws.features import FbankOptions, make_options
 from kws.features.extractor import FeatureExtractor
+from kws.losses import PerClip
 from kws.metrics import accuracy, per_word, wilson_interval
 from kws.models.cost import cost
 from kws.runtime import Spotter
@@ -97,8 +99,12 @@ def main(cfg: DictConfig) -> None:
     options = trained.options
     extractor = trained.extractor if exported else FeatureExtractor(options)  # on the CPU, where clips are read
     window_ms = trained.config["train"]["window_ms"]
-    data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr)
-    result = evaluate(trained.model, data, cfg.batch_size, cfg.workers, show=True)
+    loss = PerClip(trained.labels, 0.0)
+    if trained.config.get("loss"):  # runs of before losses were chosen have none
+        loss = instantiate(trained.config["loss"], labels=trained.labels,
+                           step_ms=trained.model.stride * options.frame_shift)  # fmt: skip
+    data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr, spans=loss.spans)
+    result = evaluate(trained.model, data, loss, cfg.batch_size, cfg.workers, show=True)
     matrix = result.matrix
     total, share = int(matrix.sum()), accuracy(matrix)
     low, high = wilson_interval(int(matrix.trace()), total)

@@ -1,6 +1,7 @@
 """Says in words what an exported file holds.
 
 python -m kws.inspect spotter.onnx
+python -m kws.inspect computer                      a spotter that comes with kws
 python -m kws.inspect spotter.onnx json=true        everything that it says of itself
 """
 
@@ -9,7 +10,7 @@ import math
 import sys
 from inspect import signature
 
-from kws import __version__
+from kws import __version__, spotters
 from kws.decision import Decision
 from kws.errors import KwsError
 from kws.runtime import file
@@ -54,7 +55,7 @@ def main() -> None:
     if "--version" in arguments:
         print(f"kws {__version__}")
         return
-    paths = [a.removeprefix("checkpoint=") for a in arguments if a not in ("json=true", "json=false")]
+    paths = [spotters.find(a.removeprefix("checkpoint=")) for a in arguments if a not in ("json=true", "json=false")]
     if len(paths) != 1 or paths[0] in ("-h", "--help"):
         print(__doc__.strip())
         raise SystemExit(0 if paths and paths[0] in ("-h", "--help") else 2)

@@ -1,6 +1,7 @@
 """Listens for the words that a checkpoint knows.
 
-    python -m kws.listen checkpoint=runs/ghost-synthetic                    the microphone
+    python -m kws.listen checkpoint=computer                                the microphone, a spotter of kws's own
+    python -m kws.listen checkpoint=runs/ghost-synthetic                    one of your own
     python -m kws.listen checkpoint=… input=recording.wav                   a sound file, as fast as it goes
     arecord -f S16_LE -r 16000 -t raw | python -m kws.listen checkpoint=… input=-
     python -m kws.listen checkpoint=spotter.onnx                            what kws.export wrote, without torch

@@ -1,8 +1,12 @@
-"""What training minimises. A loss takes logits (batch, classes) and target probabilities (batch, classes), and returns
-one value a clip (batch,): the trainer divides by the size of the global batch."""
+"""What training minimises. A loss takes a model's logits, target probabilities (batch, classes) and the steps at which
+words have ended (batch,), -1 where no word is, and returns one value a clip (batch,): the trainer divides by the size
+of the global batch. `answer` picks from the same logits what a clip is judged by, (batch, classes)."""
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from kws.errors import KwsError
 
 
 def targets(labels: Tensor, n_classes: int, smoothing: float = 0.0) -> Tensor:
@@ -14,3 +18,92 @@ def targets(labels: Tensor, n_classes: int, smoothing: float = 0.0) -> Tensor:
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """(batch,) in nats, computed in float32."""
     return -(target * logits.float().log_softmax(dim=1)).sum(dim=1)
+
+
+class PerClip:
+    """Cross-entropy of a clip's last step."""
+
+    spans = False  # whether it asks where words end
+
+    def __init__(self, labels: list[str], step_ms: float):
+        pass
+
+    def logits(self, model: nn.Module, frames: Tensor) -> Tensor:
+        return model.clip_logits(frames)
+
+    def answer(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def __call__(self, logits: Tensor, target: Tensor, ended: Tensor) -> Tensor:
+        return cross_entropy(logits, target)
+
+
+class PerStep:
+    """Cross-entropy of every step (batch, steps, classes), the mean over a clip's.
+
+    From the step at which a word has ended, for `tail_ms`, steps are the word's; until `guard_ms` before it they are no
+    word's; the rest do not count. Where no word is, every step is the clip's.
+
+    A clip is judged by the step most sure of any word.
+
+    Raises:
+        KwsError: there is no label but words.
+    """
+
+    spans = True
+
+    def __init__(self, labels: list[str], step_ms: float, tail_ms: float = 400.0, guard_ms: float = 100.0):
+        self.words = [i for i, label in enumerate(labels) if not label.startswith("_")]
+        self.others = [i for i, label in enumerate(labels) if label.startswith("_")]
+        if not self.words or not self.others:
+            raise KwsError(f"loss: the labels {', '.join(labels)} hold no word, or nothing else: say data.unknown=true")
+        self.tail, self.guard = round(tail_ms / step_ms), round(guard_ms / step_ms)
+
+    def logits(self, model: nn.Module, frames: Tensor) -> Tensor:
+        return model(frames)
+
+    def answer(self, logits: Tensor) -> Tensor:
+        sure = logits.float().log_softmax(dim=2)[..., self.words].amax(dim=2)
+        return _at(logits, sure.argmax(dim=1))
+
+    def __call__(self, logits: Tensor, target: Tensor, ended: Tensor) -> Tensor:
+        n, steps, _ = logits.shape
+        after, before, elsewhere = self._places(ended, steps)
+        own = cross_entropy(logits.flatten(0, 1), target.repeat_interleave(steps, 0)).view(n, steps)
+        low = -self._no_word(logits)
+        counted = after | before | elsewhere
+        return (torch.where(before, low, own) * counted).sum(dim=1) / counted.sum(dim=1)
+
+    def _places(self, ended: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each step (batch, steps) whether it is the word's, too early for it, or in a clip without any."""
+        step, word = torch.arange(steps, device=ended.device), (ended >= 0)[:, None]
+        end = ended.clamp(max=steps - 1)[:, None]
+        after = word & (step >= end) & (step <= end + self.tail)
+        return after, word & (step < end - self.guard), ~word & (step >= 0)
+
+    def _no_word(self, logits: Tensor) -> Tensor:
+        """Logarithm of the probability (batch, steps) that a step is no word's."""
+        return logits.float().log_softmax(dim=2)[..., self.others].logsumexp(dim=2)
+
+
+class MaxPool(PerStep):
+    """Cross-entropy of one step of (batch, steps, classes): of a word the surest from its end on, for `tail_ms`;
+    elsewhere the one most sure of any word. Max-pooling, after Sun et al. 2016 (arXiv:1705.02411).
+
+    Beside it a guard, without which the surest step may lie in mid-word: of the steps until `guard_ms` before a word's
+    end, the one most sure of any word is to be no word's.
+    """
+
+    def __call__(self, logits: Tensor, target: Tensor, ended: Tensor) -> Tensor:
+        after, before, elsewhere = self._places(ended, logits.shape[1])
+        logs = logits.detach().float().log_softmax(dim=2)
+        own = logs.gather(2, target.argmax(dim=1)[:, None, None].expand(-1, logs.shape[1], 1))[..., 0]
+        sure = torch.where(elsewhere, logs[..., self.words].amax(dim=2), own)
+        chosen = sure.masked_fill(~(after | elsewhere), -torch.inf).argmax(dim=1)
+        guard = -self._no_word(logits).masked_fill(~before, 0).amin(dim=1)
+        return cross_entropy(_at(logits, chosen), target) + guard
+
+
+def _at(logits: Tensor, step: Tensor) -> Tensor:
+    """One step of each clip: (batch, steps, classes) to (batch, classes)."""
+    return logits[torch.arange(len(logits), device=logits.device), step]

@@ -8,7 +8,7 @@
 The page works in the browser alone: no sound leaves it, and nothing is loaded from elsewhere. It needs two files of
 onnxruntime-web, which npm fetches the first time. Settings:
 
-    checkpoint=FILE        what python -m kws.export wrote; several: [a.onnx,b.onnx]
+    checkpoint=FILE        what python -m kws.export wrote, or computer, which comes with kws; several: [a.onnx,b.onnx]
     protocol=page          or wyoming
     host=127.0.0.1         the address to listen at; any other than this computer's own lets others in
     port=null              null: 8000 for the page, 10400 for wyoming; 0: any that is free
@@ -39,6 +39,7 @@ from kws.runtime import Spotter, file
 from kws.serving import site
 from kws.serving.door import Door
 from kws.serving.web import LOCAL, Site
+from kws.spotters import find
 
 PORTS = {"page": 8000, "wyoming": 10400}
 
@@ -74,7 +75,8 @@ def parse(arguments: list[str]) -> Settings:
         try:
             if name == "checkpoint":
                 listed = value[:1] + value[-1:] == "[]" and not os.path.exists(value)
-                settings.checkpoint = [part.strip() for part in value[1:-1].split(",")] if listed else [value]
+                parts = value[1:-1].split(",") if listed else [value]
+                settings.checkpoint = [find(part.strip()) for part in parts]
             elif name.startswith("decision."):
                 settings.decision[name.removeprefix("decision.")] = float(value)
             elif value == "null" and name in ("port", "static", "ort"):

@@ -79,7 +79,7 @@ def _train(trainer: Trainer) -> float:
     saved = checkpoint.load(path, trainer.device)
     model = trainer.model
     model.load_state_dict(saved["ema"] or saved["model"])
-    result = evaluate(model, trainer.data["validation"], trainer.cfg.train.batch_size)
+    result = evaluate(model, trainer.data["validation"], trainer.loss, trainer.cfg.train.batch_size)
     if distributed.is_first():
         low, high = wilson_interval(int(result.matrix.trace()), int(result.matrix.sum()))
         share = accuracy(result.matrix)

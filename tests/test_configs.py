@@ -77,6 +77,11 @@ def test_augmentations(corpus, tmp_path, name):
     one_step([*tiny(corpus), f"augment={name}"], tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", yamls("loss"))
+def test_losses(corpus, tmp_path, name):
+    one_step([*tiny(corpus), f"loss={name}"], tmp_path / "run")
+
+
 @pytest.mark.parametrize("name", yamls("optim"))
 def test_optimisers(corpus, tmp_path, name):
     one_step([*tiny(corpus), f"optim={name}"], tmp_path / "run")
@@ -100,6 +105,10 @@ def official_layout(root, words):
 @pytest.mark.parametrize("name", yamls("experiment"))
 def test_experiments(tmp_path, name):
     root = official_layout(tmp_path / "corpus", [*FIFTEEN, "bed", "cat"])
+    if name == "wake_word":
+        overrides = [*without(tiny(root), "data", "model"), *in_layout(name, root, tmp_path)]
+        assert one_step([f"experiment={name}", *overrides], tmp_path / "run").labels[0] == "aurora"
+        return
     overrides = [o for o in tiny(root) if not o.startswith(("data=", "data.unknown", "data.silence", "model"))]
     trainer = one_step([f"experiment={name}", *overrides], tmp_path / "run")
     assert trainer.labels == [*FIFTEEN, "_unknown_", "_silence_"]
@@ -110,6 +119,13 @@ def in_layout(name: str, corpus, tmp_path) -> list[str]:
     if name == "synthetic":
         more = ["data.per_word=8", "data.per_word_evaluation=2", "data.noise_seconds=4", "data.workers=1"]
         return [*more, f"data.cache={tmp_path / 'cache'}", "data.words=[left,right]"]
+    if name == "wake_word":
+        root = official_layout(tmp_path / "wake", ["go", "stop"])
+        more = ["per_word=4", "per_word_evaluation=2", "noise_seconds=4", "workers=1", f"cache={tmp_path / 'cache'}"]
+        return [
+            "data.word=aurora", f"data.root={root / 'go'}", f"data.others=[{root}]", "data.near=4", "data.sentences=4",
+            f"data.background=[{root / '_background_noise_'}]", *(f"data.synthetic.{value}" for value in more),
+        ]  # fmt: skip
     if name == "folder":
         return [f"data.root={corpus}"]
     if name == "speech_commands":

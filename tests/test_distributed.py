@@ -20,11 +20,12 @@ def torchrun(processes: int, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("batch_size", [32, 27])  # 106 clips: last batches of 10 and of 25
-def test_losses_agree_with_one_process(corpus, tmp_path, batch_size):
+# 106 clips: last batches of 10 and of 25
+@pytest.mark.parametrize(("batch_size", "loss"), [(32, "clip"), (27, "clip"), (27, "max_pool")])
+def test_losses_agree_with_one_process(corpus, tmp_path, batch_size, loss):
     arguments = [
         *(a for a in tiny(corpus) if not a.startswith(("model", "optim"))), "model=ghost", "model.dropout=0",
-        f"runs={tmp_path}", f"train.batch_size={batch_size}", "train.epochs=2",
+        f"runs={tmp_path}", f"train.batch_size={batch_size}", "train.epochs=2", f"loss={loss}",
     ]  # fmt: skip
     for processes in (1, 2):
         torchrun(processes, *arguments, f"name=p{processes}")

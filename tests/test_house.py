@@ -33,6 +33,7 @@ TORCH_FREE = [
     "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
     "utterances", "outputs", "features/kernel", "features/simd", "features/sliding", "computer", "extract",
     "alarms/labels", "alarms/sweep", "alarms/tables", "alarms/thresholds", "listening/opened",
+    "data/near", "data/wake_word", "spotters/__init__",
 ]  # fmt: skip
 BLOCKS = {path.stem for path in (ROOT / "kws" / "blocks").glob("*.py")} - {"__init__", "base"}
 SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": BLOCKS}

@@ -138,7 +138,7 @@ def test_mistakes_are_named(arguments, message):
         Listed(**arguments).clips(split)
 
 
-@pytest.mark.parametrize("name", ["speech_commands", "folder", "manifest", "kaldi"])
+@pytest.mark.parametrize("name", ["speech_commands", "folder", "manifest", "kaldi", "wake_word"])
 def test_yaml_holds_every_argument(name, tmp_path):
     corpus(tmp_path / "c", ["go", "stop"])
     write_manifest(tmp_path / "m.jsonl", Folder(tmp_path / "c", silence=False).clips("train"))
@@ -148,8 +148,15 @@ def test_yaml_holds_every_argument(name, tmp_path):
         "folder": {"root": str(tmp_path / "c")},
         "manifest": {"path": str(tmp_path / "m.jsonl")},
         "kaldi": {"root": str(tmp_path / "k")},
+        "wake_word": {
+            "root": str(tmp_path / "c" / "go"),
+            "word": "go",
+            "others": [str(tmp_path / "c" / "stop")],
+            "synthetic": None,
+        },
     }[name]
     yaml = OmegaConf.load(Path(__file__).parent.parent / "conf" / "data" / f"{name}.yaml")
+    yaml.pop("defaults", None)
     source = instantiate(OmegaConf.merge(yaml, given))
     source.prepare()
     assert counts(source, "train")["go"] == 10

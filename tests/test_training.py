@@ -89,6 +89,13 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(corpus, finished, tmp_pat
     assert not list(folder.glob(".*.tmp"))
 
 
+def test_where_words_end_is_drawn_alike_after_a_kill(corpus, tmp_path):
+    more = ["loss=max_pool", "augment=wake_word", "train.epochs=3"]
+    trained(corpus, tmp_path / "whole", *more)
+    killed_and_resumed(corpus, tmp_path / "killed", [4], *more)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
 def test_asked_to_stop_it_saves_and_says_how_to_go_on(corpus, tmp_path):
     arguments = [*tiny(corpus, "train.epochs=500"), f"runs={tmp_path}", "name=stopped"]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
@@ -142,6 +149,11 @@ def test_numbers_that_cannot_be_are_named(corpus, tmp_path, wrong, expected):
     with pytest.raises(KwsError, match=f"^train.{wrong}: {expected}$"):
         trained(corpus, tmp_path / "run", f"train.{wrong}")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mixture_has_no_words_end(corpus, tmp_path):
+    with pytest.raises(KwsError, match=r"train\.mixup: .* where a word ends"):
+        Trainer(config("train", *tiny(corpus, "loss=max_pool", "train.mixup=0.2")), tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named(corpus, tmp_path):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kws import audio
 from kws.augment import Augment, level, mix
-from kws.data.source import SILENCE, Clip
+from kws.data.source import SILENCE, UNKNOWN, Clip
 from kws.errors import KwsError
 from kws.features.extractor import FeatureExtractor
 from kws.features.framing import n_frames
@@ -22,7 +22,8 @@ class ClipDataset(Dataset):
     """Labelled clips as waves (window,), and in batches as frames.
 
     A clip shorter than the window stands somewhere in it (in the middle without augmentation) with background or
-    nothing around it; of a longer one the loudest stretch is taken, of `_silence_` any.
+    nothing around it; of a longer one the loudest stretch is taken, of `_silence_` any. With `spans`, of a longer clip
+    of `_unknown_` any stretch is taken too, and of one of a word a stretch that the word, found by its energy, ends in.
 
     An item is asked for as (epoch, index): every random choice is a function of (seed, epoch, index).
 
@@ -30,11 +31,13 @@ class ClipDataset(Dataset):
         window_ms: length of the result.
         noise: recordings to add to clips and to fill `_silence_` with.
         snr: add noise at this ratio in dB to every clip; None leaves it to `augment`.
+        spans: find where words end in their clips: "ended" is the frame in which that is, and -1 where no word is.
     """
 
     def __init__(
         self, clips: Sequence[Clip], labels: Sequence[str], extractor: FeatureExtractor, window_ms: float,
         augment: Augment = NO_CHANGE, noise: Sequence[Clip] = (), snr: float | None = None, seed: int = 0,
+        spans: bool = False,
     ):  # fmt: skip
         self.clips, self.extractor, self.seed, self.snr = list(clips), extractor, seed, snr
         self.rate = int(extractor.options.sample_frequency)
@@ -47,6 +50,7 @@ class ClipDataset(Dataset):
         self.n_frames = n_frames(self.window, extractor.options)
         self.augment, self.noise = augment, list(noise)
         self._recordings: dict[Clip, np.ndarray] = {}
+        self.spans, self.others = spans, [clip for clip in clips if clip.label == UNKNOWN]
         self.unusable: set[str] = set()  # what was wrong with the files that were left out
 
     def __len__(self) -> int:
@@ -56,20 +60,29 @@ class ClipDataset(Dataset):
         epoch, index = key
         clip, rng = self.clips[index], np.random.default_rng([self.seed, epoch, index])
         try:
-            wave = self._background(clip, rng) if clip.label == SILENCE else self._word(clip, rng)
+            wave, end = (self._background(clip, rng), None) if clip.label == SILENCE else self._word(clip, rng)
         except audio.AudioError as error:
             return error  # told where the user reads it, not inside a worker
         drawn = epoch * len(self) + index  # what its dither is a function of
         label = self.labels[clip.label]
-        return {"wave": torch.from_numpy(wave), "label": label, "masks": self._masks(rng), "utterance": drawn}
+        return {
+            "wave": torch.from_numpy(wave), "label": label, "ended": self._frame(end), "masks": self._masks(rng),
+            "utterance": drawn,
+        }  # fmt: skip
+
+    def _frame(self, end: int | None) -> int:
+        """The first frame that has heard all before sample `end`; -1 for none."""
+        options = self.extractor.options
+        return -1 if end is None else max(0, -(-(end - options.window_samples) // options.shift_samples))
 
     def _masks(self, rng: np.random.Generator) -> torch.Tensor:
         options = self.extractor.options
         return torch.from_numpy(self.augment.masks(self.n_frames, options.dim, options.frame_shift, rng))
 
     def collate(self, items: list) -> dict:
-        """A batch of the items that could be read: "frames" (batch, frames, dim), "label", "masks"; and what was wrong
-        with the rest ("errors"). No items (a process without a share of a short batch) give tensors of batch 0."""
+        """A batch of the items that could be read: "frames" (batch, frames, dim), "label", "ended", "masks"; and what
+        was wrong with the rest ("errors"). No items (a process without a share of a short batch) give tensors of batch
+        0."""
         errors = [str(item) for item in items if isinstance(item, audio.AudioError)]
         items = [item for item in items if not isinstance(item, audio.AudioError)]
         if items:
@@ -77,35 +90,73 @@ class ClipDataset(Dataset):
         else:
             masks = len(self._masks(np.random.default_rng(0)))
             none = torch.zeros(0, dtype=torch.long)
-            batch = {"wave": torch.zeros(0, self.window), "label": none, "utterance": none}
+            batch = {"wave": torch.zeros(0, self.window), "label": none, "ended": none, "utterance": none}
             batch["masks"] = torch.zeros(0, masks, 3, dtype=torch.long)
         with torch.no_grad():
             state = self.extractor.initial_state(len(batch["label"]), batch.pop("utterance").tolist())
             frames, _ = self.extractor.stream(batch.pop("wave"), state, flush=True)
         return {"frames": frames, **batch, "errors": errors}
 
-    def _word(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
+    def _word(self, clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, int | None]:
+        """The window (n,) and, of a word with `spans`, the sample at which it ends there."""
         wave = self.augment.shape(read_clip(clip, self.rate), rng)
-        speech = level(wave)
-        wave = self.augment.filter(self._placed(wave, rng), self.rate, rng)
+        span = word_span(wave, self.rate) if self.spans and clip.label != UNKNOWN else None
+        speech = level(wave if span is None else wave[slice(*span)])
+        chance = self.augment.neighbour_chance
+        alone = not (chance and self.others and rng.random() < chance)
+        if span is not None and not alone:  # the neighbours speak where silence was
+            wave, span = wave[slice(*span)], (0, span[1] - span[0])
+        wave, start = self._placed(wave, rng, span)
+        if not alone:
+            self._neighbours(wave, speech, rng)
+        wave = self.augment.filter(wave, self.rate, rng)
         snr = self.snr if self.snr is not None else self.augment.snr(rng)
-        if snr is not None and self.noise:
+        if snr is not None and self.others and self.augment.crowd_chance and rng.random() < self.augment.crowd_chance:
+            wave = mix(wave, self._crowd(rng), snr, speech)
+        elif snr is not None and self.noise:
             noise = self.noise[rng.integers(len(self.noise))]
             wave = mix(wave, self._background(noise, rng), snr, speech)
-        return wave * self.augment.loudness(rng)
+        return wave * self.augment.loudness(rng), None if span is None else start + span[1]
 
-    def _placed(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The clip in a window of zeros; of one too long, the stretch with most energy."""
+    def _placed(self, wave: np.ndarray, rng: np.random.Generator, span: tuple | None) -> tuple[np.ndarray, int]:
+        """The clip in a window of zeros, and where it begins there."""
         room = self.window - len(wave)
-        if room < 0:
+        if span is not None:  # the word, with what is around it as far as there is any
+            start = self.augment.start(self.window - (span[1] - span[0]), self.rate, rng)
+            start = min(start, self.window - (span[1] - span[0])) - span[0]
+        elif room >= 0:
+            start = self.augment.start(room, self.rate, rng)
+            start = min(max(start, -(len(wave) // 2)), self.window - len(wave) // 2)  # half of a clip stays at least
+        elif self.spans:
+            start = -int(rng.integers(-room + 1))
+        else:
             energy = np.concatenate([[0.0], np.cumsum(np.square(wave, dtype=np.float64))])
-            loudest = int(np.argmax(energy[self.window :] - energy[: len(energy) - self.window]))
-            wave, room = wave[loudest : loudest + self.window], 0
-        start = self.augment.start(room, self.rate, rng)
-        start = min(max(start, -(len(wave) // 2)), self.window - len(wave) // 2)  # half of a clip stays at least
+            start = -int(np.argmax(energy[self.window :] - energy[: len(energy) - self.window]))
         out = np.zeros(self.window, np.float32)
-        out[max(start, 0) : start + len(wave)] = wave[max(-start, 0) : self.window - start]
-        return out
+        part = wave[max(-start, 0) : max(self.window - start, 0)]
+        out[max(start, 0) : max(start, 0) + len(part)] = part
+        return out, start
+
+    def _neighbours(self, window: np.ndarray, speech: float, rng: np.random.Generator) -> None:
+        """Other words, one after another, wherever the window holds nothing before and after its clip."""
+        loud = np.flatnonzero(window)
+        first, last = (loud[0], loud[-1] + 1) if len(loud) else (0, 0)
+        for begin, end in ((0, first), (last, len(window))):
+            while end - begin > self.rate // 10:
+                other = read_clip(self.others[rng.integers(len(self.others))], self.rate)[: 4 * self.window]
+                other = other * np.float32(speech / max(level(other), 1e-6) * 10 ** (rng.uniform(-10, 6) / 20))
+                n = min(len(other), end - begin)
+                if begin == 0:  # before the clip: backwards from it, so that speech runs into speech
+                    window[end - n : end], end = other[len(other) - n :], end - n
+                else:
+                    window[begin : begin + n], begin = other[:n], begin + n
+
+    def _crowd(self, rng: np.random.Generator) -> np.ndarray:
+        """One to six people who say other words at once, (window,)."""
+        voices = np.zeros((rng.integers(1, 7), self.window), np.float32)
+        for voice in voices:
+            self._neighbours(voice, 1000.0, rng)
+        return voices.sum(axis=0)
 
     def _background(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """Any stretch of a recording, repeated where it is shorter than the window; the recording is kept, as it is cut
@@ -132,6 +183,26 @@ def read_clip(clip: Clip, rate: int) -> np.ndarray:
             f"{clip.path}: the clip is {clip.start} to {clip.end} s, the file has {len(wave) / rate:.2f} s"
         )
     return part
+
+
+def word_span(wave: np.ndarray, rate: int) -> tuple[int, int]:
+    """Where the word is in a clip (n,) with silence around it: samples (begin, end) of the loudest sound, in which
+    pauses of up to 200 ms are closures of its consonants.
+
+    Sound is what stands above the middle between the quiet tenth and the loudest of the clip's levels (in dB, each of
+    20 ms), and at most 25 dB below the loudest.
+    """
+    size = rate // 50
+    n = len(wave) // size
+    if n < 2:
+        return 0, len(wave)
+    levels = 10 * np.log10(np.square(wave[: n * size]).reshape(n, size).mean(axis=1) + 1)
+    quiet, top = np.percentile(levels, 10), levels.max()
+    loud = np.flatnonzero(levels >= max(top - 25, quiet + 0.4 * (top - quiet)))
+    pauses = np.flatnonzero(np.diff(loud) > 10)
+    at = np.searchsorted(loud[pauses], int(levels.argmax()))
+    begin, end = (loud[pauses[at - 1] + 1] if at else loud[0]), (loud[pauses[at]] if at < len(pauses) else loud[-1])
+    return int(begin) * size, min(int(end) + 1, n) * size
 
 
 class Batches(Sampler):

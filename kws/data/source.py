@@ -106,13 +106,7 @@ class Source:
 
     def recordings(self) -> list[Clip]:
         """Recordings of background, each of which is cut by time into the splits."""
-        if self.background is None:
-            return []
-        if not os.path.isdir(self.background):
-            raise KwsError(f"{self.background}: expected a folder of recordings of background; there is none")
-        if not (names := sound_files(self.background)):
-            raise KwsError(f"{self.background}: no sound files; they end in {', '.join(sorted(audio.SUFFIXES))}")
-        return [Clip(os.path.join(self.background, name), SILENCE) for name in names]
+        return [] if self.background is None else background_in(self.background)
 
     def listed(self) -> dict[str, list[Clip]]:
         """For each split all that the corpus holds, labelled with the words spoken, whether or not in `words`."""
@@ -175,6 +169,15 @@ def sound_files(folder: str | Path) -> list[str]:
     """Names of a folder's sound files, by suffix and sorted; hidden files are left out."""
     names = sorted(os.listdir(folder))
     return [n for n in names if os.path.splitext(n)[1].lower() in audio.SUFFIXES and not n.startswith(".")]
+
+
+def background_in(folder: str | Path) -> list[Clip]:
+    """The recordings of background of a folder."""
+    if not os.path.isdir(folder):
+        raise KwsError(f"{folder}: expected a folder of recordings of background; there is none")
+    if not (names := sound_files(folder)):
+        raise KwsError(f"{folder}: no sound files; they end in {', '.join(sorted(audio.SUFFIXES))}")
+    return [Clip(os.path.join(folder, name), SILENCE) for name in names]
 
 
 def subfolders(folder: str | Path) -> list[str]:

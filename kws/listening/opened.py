@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from kws import spotters
+
 
 @dataclass
 class Opened:
@@ -47,8 +49,8 @@ def decision_of(cfg: DictConfig, own: dict) -> dict:
 
 
 def paths(given: str) -> list[str]:
-    """The spotters of `a.onnx`, `a.onnx,b.onnx` or `[a.onnx,b.onnx]`."""
+    """The spotters of `a.onnx`, `a.onnx,b.onnx`, `[a.onnx,b.onnx]`, or a name of `kws.spotters`."""
     if os.path.exists(given):
         return [given]
     inside = given[1:-1] if given.startswith("[") and given.endswith("]") else given
-    return [path.strip() for path in inside.split(",")]
+    return [spotters.find(path.strip()) for path in inside.split(",")]

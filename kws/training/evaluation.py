@@ -21,24 +21,26 @@ class Result:
 
 
 @torch.no_grad()
-def evaluate(model, data: ClipDataset, batch_size: int = 64, workers: int = 0, show: bool = False) -> Result:
-    """Answers every clip of `data` once; of several processes each answers its share, and figures are those of all."""
+def evaluate(model, data: ClipDataset, loss, batch_size: int = 64, workers: int = 0, show: bool = False) -> Result:
+    """Answers every clip of `data` once, by what `loss` judges a clip; of several processes each answers its share, and
+    figures are those of all."""
     rank, world = distributed.place()
     indices = list(range(rank, len(data), world))
     batches = [[(0, i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
     training, device = model.training, model.mean.device
     model.eval()
-    loss, truth, predicted, started = 0.0, [], [], time.perf_counter()
+    total, truth, predicted, started = 0.0, [], [], time.perf_counter()
     n = len(data.labels)
     for batch in progress(
         load(data, batches, workers), total=len(batches), desc="evaluating", unit="batch", disable=not show
     ):
-        logits, labels = model.clip_logits(batch["frames"].to(device)), batch["label"].to(device)
-        loss += losses.cross_entropy(logits, losses.targets(labels, n)).sum().item()
+        logits, labels = loss.logits(model, batch["frames"].to(device)), batch["label"].to(device)
+        ended = batch["ended"].to(device).div(model.stride, rounding_mode="floor") if loss.spans else None
+        total += loss(logits, losses.targets(labels, n), ended).sum().item()
         truth += labels.tolist()
-        predicted += logits.argmax(dim=1).tolist()
+        predicted += loss.answer(logits).argmax(dim=1).tolist()
     model.train(training)
     seconds = time.perf_counter() - started
     matrix = distributed.total(torch.from_numpy(confusion_matrix(truth, predicted, n))).numpy()
-    loss = distributed.total(torch.tensor(loss, dtype=torch.float64)).item() / max(1, int(matrix.sum()))
-    return Result(loss, matrix, len(predicted) / max(seconds, 1e-9))
+    total = distributed.total(torch.tensor(total, dtype=torch.float64)).item() / max(1, int(matrix.sum()))
+    return Result(total, matrix, len(predicted) / max(seconds, 1e-9))

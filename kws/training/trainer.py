@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -80,11 +80,14 @@ class Trainer:
             self.source.prepare()
         distributed.barrier()
         self.data = {}
+        spans = get_class(cfg.loss["_target_"]).spans
+        if spans and c.mixup:
+            raise KwsError("train.mixup: this loss asks where a word ends, which a mixture does not say")
         for split in ("train", "validation"):
             augment = instantiate(cfg.augment, _convert_="all") if split == "train" else Augment()
             self.data[split] = ClipDataset(
                 self.source.clips(split), self.labels, extractor, c.window_ms, augment,
-                self.source.noise(split), seed=cfg.seed,
+                self.source.noise(split), seed=cfg.seed, spans=spans,
             )  # fmt: skip
             if not len(self.data[split]):
                 raise KwsError(f"data has no {split} clips")
@@ -92,6 +95,7 @@ class Trainer:
         self.model = instantiate(
             cfg.model, n_features=options.dim, n_classes=len(self.labels), shift_ms=options.frame_shift
         ).to(self.device)
+        self.loss = instantiate(cfg.loss, labels=self.labels, step_ms=self.model.stride * options.frame_shift)
         self.ema = copy.deepcopy(self.model) if c.ema else None
         self.per_epoch = Batches(len(self.data["train"]), c.batch_size, (0, 1)).per_epoch()
         self.total_steps = self.per_epoch * c.epochs
@@ -180,6 +184,7 @@ class Trainer:
         # dropout and mixup are functions of (seed, step, process): nothing to remember between steps
         torch.manual_seed(np.random.SeedSequence([self.cfg.seed, self.step, self.rank]).generate_state(1)[0].item())
         frames, labels = batch["frames"].to(self.device), batch["label"].to(self.device)
+        ended = batch["ended"].to(self.device).div(self.model.stride, rounding_mode="floor")
         count = distributed.total(torch.tensor(len(labels))).item()
         with torch.no_grad():
             frames = mask(frames, batch["masks"].to(self.device), self.model.mean)
@@ -190,14 +195,14 @@ class Trainer:
                 frames = share * frames + (1 - share) * frames[other]
                 target = share * target + (1 - share) * target[other]
         with torch.autocast(self.device, torch.bfloat16, enabled=c.precision == "bf16"):
-            logits = self.model.clip_logits(frames)
-        loss = losses.cross_entropy(logits, target).sum() / count
+            logits = self.loss.logits(self.model, frames)
+        loss = self.loss(logits, target, ended).sum() / count
         self.optimizer.zero_grad()
         loss.backward()
         distributed.sum_gradients(self.model)
         if c.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
-        hits = (logits.argmax(dim=1) == labels).sum()
+        hits = (self.loss.answer(logits).argmax(dim=1) == labels).sum()
         figures = distributed.total(torch.stack([loss.detach().double().cpu(), hits.double().cpu()]))
         value, hits = figures[0].item(), int(figures[1])
         if not math.isfinite(value):
@@ -229,7 +234,7 @@ class Trainer:
     def _validate(self) -> bool:
         """Figures after an epoch; keeps the best. Returns whether patience has run out."""
         c, model = self.cfg.train, self.ema or self.model
-        result = evaluate(model, self.data["validation"], c.batch_size, min(c.workers, 1))
+        result = evaluate(model, self.data["validation"], self.loss, c.batch_size, min(c.workers, 1))
         epoch = self.step // self.per_epoch
         row = {
             "step": self.step,

@@ -1,0 +1,131 @@
+"""One wake word: a folder of recordings of it, any speech without it, and a synthesiser for more of both."""
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from kws import audio
+from kws.config import check_labels
+from kws.data.manifest import read_manifest
+from kws.data.near import near, sentences, vocabulary
+from kws.data.source import SPLITS, UNKNOWN, Clip, Source, background_in, hash_split, sound_files, speaker_of
+from kws.data.synthetic import Synthetic
+from kws.errors import KwsError
+
+
+class WakeWord(Source):
+    """Labels: `word`, `_unknown_`, `_silence_`. Validation and test hold real recordings alone.
+
+    Nothing says who speaks in the recordings of the word: a hash of the file's name splits them. Other speech is split
+    by a hash of the speaker (the name up to `_nohash_`) or of the path. A recording of other speech that is longer than
+    `cut_seconds` stands for as many clips as it has such stretches: in training each is drawn anew every epoch.
+
+    Args:
+        root: the folder of recordings of the word, silence around it and all.
+        word: the label, and what the synthesiser says.
+        others: folders of speech without the word, searched at any depth but for folders whose names begin with "_".
+        background: folders of recordings of noise, each cut by time into the splits.
+        synthetic: makes a `Synthetic` of `words` and `other_words`; None: real recordings alone.
+        near_words: what is said beside the `near` words of Python's reference that sound most like `word`.
+        sentences: stretches of prose that are said.
+        mined: a manifest of what the word was mistaken for, all of it for training.
+        word_times, long_times, mined_times: how often an epoch holds each clip of the word, cut and mined clip.
+        silence_share: clips of background, as a share of the word's.
+    """
+
+    def __init__(
+        self, root, word: str, others: Iterable = (), background: Iterable = (), mined=None,
+        synthetic: Callable[..., Synthetic] | None = None, near_words: Iterable[str] = (), near: int = 100,
+        sentences: int = 500, cut_seconds: float = 2.0, word_times: int = 1, long_times: int = 1, mined_times: int = 1,
+        silence_share: float = 0.1,
+    ):  # fmt: skip
+        if root is None:
+            raise KwsError("data.root=FOLDER is missing: the folder of recordings of the word")
+        for name, value in (("others", others), ("background", background)):
+            if isinstance(value, str):
+                raise KwsError(f"data.{name}={value}: expected a list, as in data.{name}=[{value}]")
+        self.times = {"word_times": word_times, "long_times": long_times, "mined_times": mined_times}
+        for name, value in {**self.times, "near": near, "sentences": sentences}.items():
+            if not isinstance(value, int) or value < (name in self.times):
+                raise KwsError(f"data.{name}={value}: expected a whole number of at least {int(name in self.times)}")
+        if not others and synthetic is None:
+            raise KwsError("data.others is empty and data.synthetic null: nothing says what the word is not")
+        self.root, self.others, self.backgrounds = str(root), [str(f) for f in others], [str(f) for f in background]
+        self.where = f"{self.root}, split by a hash of the file's name,"
+        self.mined, self.cut_seconds, self.synthetic = mined, cut_seconds, None
+        (self.word,) = check_labels([word], "data.word")
+        if synthetic is not None:
+            said = _said(word, near_words, near, sentences)
+            self.synthetic = synthetic(words=[word], other_words=said, unknown=True, silence=False)
+        super().__init__([word], True, None, None, silence_share)
+
+    def prepare(self) -> None:
+        if self.synthetic is not None:
+            self.synthetic.prepare()
+
+    def recordings(self) -> list[Clip]:
+        return [clip for folder in self.backgrounds for clip in background_in(folder)]
+
+    def noise(self, split: str) -> list[Clip]:
+        made = self.synthetic.noise("train") if self.synthetic is not None and split == "train" else []
+        return super().noise(split) + made
+
+    def clips(self, split: str) -> list[Clip]:
+        if split != "train":
+            return super().clips(split)
+        real = super().clips(split)
+        clips = [clip for clip in real for _ in range(self.times["word_times"] if clip.label == self.word else 1)]
+        if self.synthetic is not None:
+            clips += self.synthetic.clips("train")
+        if self.mined is not None:
+            mined = [Clip(clip.path, UNKNOWN, clip.start, clip.end) for clip in read_manifest(self.mined)]
+            clips += mined * self.times["mined_times"]
+        return clips
+
+    def listed(self) -> dict[str, list[Clip]]:
+        clips = {split: [] for split in SPLITS}
+        for name in sound_files(_folder(self.root, "root")):
+            clips[hash_split(speaker_of(name))].append(Clip(os.path.join(self.root, name), self.word))
+        for folder in self.others:
+            for path in _below(_folder(folder, "others")):
+                split = hash_split(speaker_of(os.path.relpath(path, folder)))
+                clips[split] += self._cuts(path, split)
+        return clips
+
+    def _cuts(self, path: str, split: str) -> list[Clip]:
+        """A recording of other speech as clips: whole, or evenly spaced stretches; for training the whole, so often."""
+        seconds = audio.duration(path)
+        count = math.floor(seconds / self.cut_seconds)
+        if count < 2:
+            return [Clip(path, UNKNOWN)]
+        if split == "train":
+            return [Clip(path, UNKNOWN)] * (count * self.times["long_times"])
+        return [Clip(path, UNKNOWN, i * self.cut_seconds, (i + 1) * self.cut_seconds) for i in range(count)]
+
+    def _has_others(self) -> bool:
+        return self.synthetic is not None or super()._has_others()
+
+
+def _said(word: str, near_words: Iterable[str], n_near: int, n_sentences: int) -> list[str]:
+    """What the synthesiser says beside the word."""
+    own = list(near_words)
+    return list(dict.fromkeys([*near(word, own, len(own)), *near(word, vocabulary(), n_near),
+                               *sentences(n_sentences, word)]))  # fmt: skip
+
+
+def _folder(path: str, option: str) -> str:
+    if not os.path.isdir(path):
+        raise KwsError(f"{path}: data.{option} is not a folder")
+    return path
+
+
+def _below(folder: str) -> list[str]:
+    """Every sound file below a folder, sorted; folders whose names begin with "_" or "." are left out."""
+    found = []
+    for at, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
+        found += [str(Path(at, name)) for name in sorted(names) if Path(name).suffix.lower() in audio.SUFFIXES]
+    if not found:
+        raise KwsError(f"{folder}: no sound files at any depth")
+    return found

@@ -1,0 +1,22 @@
+"""Trained spotters that come with kws, each with its card: `<name>.onnx` and `<name>.md`. No torch here."""
+
+import os
+from pathlib import Path
+
+from kws.errors import KwsError
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def find(given: str) -> str:
+    """The path of a spotter that is given by name ("computer"); whatever else may be a path is returned as it is.
+
+    Raises:
+        KwsError: there is neither such a file nor such a name.
+    """
+    if os.path.exists(given) or not given.isidentifier():
+        return given
+    names = sorted(path.stem for path in FOLDER.glob("*.onnx"))
+    if given not in names:
+        raise KwsError(f"no file or run {given!r}, and no spotter comes with kws by that name: {', '.join(names)}")
+    return str(FOLDER / f"{given}.onnx")

@@ -1,0 +1,262 @@
+"""What makes a wake word: losses that know where the word ends, words that sound alike, clips with silence around."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE, config, spoken
+from hydra.utils import instantiate
+
+from kws import audio
+from kws.augment import Augment
+from kws.data.dataset import ClipDataset, word_span
+from kws.data.espeak import SAMPLE_RATE, engine
+from kws.data.near import distance, near, sentences
+from kws.data.source import UNKNOWN, Clip
+from kws.data.wake_word import WakeWord
+from kws.errors import KwsError
+from kws.features import make_options
+from kws.features.extractor import FeatureExtractor
+from kws.losses import MaxPool, PerClip, PerStep, cross_entropy, targets
+from kws.models import build
+from kws.runtime import Spotter
+from kws.spotters import FOLDER, find
+from kws.training.start import begin
+from kws.training.trainer import Trainer
+
+LABELS = ["word", "_unknown_"]
+STEP_MS = 100.0
+
+
+def sure(probability: float) -> list[float]:
+    return [np.log(probability), np.log(1 - probability)]
+
+
+def scored(*probabilities: float) -> torch.Tensor:
+    """Logits (1, steps, 2) with the word at these probabilities."""
+    return torch.tensor([[sure(p) for p in probabilities]])
+
+
+WORD, OTHER = targets(torch.tensor([0]), 2), targets(torch.tensor([1]), 2)
+NEVER = torch.tensor([-1])
+
+
+def test_max_pool_takes_the_surest_step_after_the_words_end_and_guards_those_before():
+    loss = MaxPool(LABELS, STEP_MS, tail_ms=200, guard_ms=100)
+    late = loss(scored(0.1, 0.1, 0.1, 0.1, 0.9, 0.6, 0.99), WORD, torch.tensor([3]))
+    assert late.item() == pytest.approx(-np.log(0.9) - np.log(0.9))  # step 6 is beyond the tail
+    early = loss(scored(0.1, 0.95, 0.1, 0.1, 0.9, 0.6, 0.9), WORD, torch.tensor([3]))
+    assert early.item() == pytest.approx(-np.log(0.9) - np.log(0.05))
+    spared = loss(scored(0.1, 0.1, 0.95, 0.1, 0.9, 0.6, 0.9), WORD, torch.tensor([3]))
+    assert spared.item() == pytest.approx(late.item())  # within guard_ms of the end
+    cut = loss(scored(0.1, 0.1, 0.8), WORD, torch.tensor([9]))  # it ends with the window: the last step must do
+    assert cut.item() == pytest.approx(-np.log(0.8) - np.log(0.9))
+
+
+def test_max_pool_takes_the_worst_step_where_no_word_is():
+    loss = MaxPool(LABELS, STEP_MS)
+    assert loss(scored(0.1, 0.7, 0.2), OTHER, NEVER).item() == pytest.approx(-np.log(0.3))
+    logits = scored(0.1, 0.7, 0.2).requires_grad_()
+    loss(logits, OTHER, NEVER).sum().backward()
+    assert logits.grad.abs().sum(dim=2)[0].nonzero().tolist() == [[1]]
+
+
+def test_per_step_counts_the_words_steps_and_those_before_it():
+    loss = PerStep(LABELS, STEP_MS, tail_ms=100, guard_ms=100)
+    value = loss(scored(0.2, 0.5, 0.5, 0.9, 0.8, 0.5), WORD, torch.tensor([3]))
+    expected = -(np.log(0.8) + np.log(0.5) + np.log(0.9) + np.log(0.8)) / 4  # steps 0, 1, 3, 4
+    assert value.item() == pytest.approx(expected)
+    assert loss(scored(0.2, 0.4), OTHER, NEVER).item() == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2)
+
+
+def test_a_clip_is_judged_by_the_step_most_sure_of_a_word():
+    logits = scored(0.1, 0.7, 0.2)
+    assert MaxPool(LABELS, STEP_MS).answer(logits).tolist() == logits[:, 1].tolist()
+    model, frames = build(["conv_k3_s2_c4"], 5, 2), torch.randn(3, 40, 5)
+    per_clip = PerClip(LABELS, STEP_MS)
+    answers = per_clip.logits(model.eval(), frames)
+    torch.testing.assert_close(answers, model.clip_logits(frames))
+    target = targets(torch.tensor([0, 1, 0]), 2)
+    torch.testing.assert_close(per_clip(answers, target, NEVER), cross_entropy(answers, target))
+
+
+def test_losses_by_step_need_a_label_that_is_no_word():
+    with pytest.raises(KwsError, match=r"data\.unknown=true"):
+        MaxPool(["left", "right"], STEP_MS)
+
+
+@pytest.mark.parametrize("kind", [MaxPool, PerStep])
+def test_no_clips_cost_nothing(kind):
+    none = torch.zeros(0, dtype=torch.long)
+    assert kind(LABELS, STEP_MS)(torch.zeros(0, 7, 2), targets(none, 2), none).shape == (0,)
+
+
+def test_words_are_found_in_the_silence_around_them():
+    rng = np.random.default_rng(0)
+    wave = rng.standard_normal(3 * RATE).astype(np.float32) * 5
+    wave[20000:24000] += spoken("rise", rng, 0.25)
+    wave[26000:29000] += spoken("fall", rng, 3000 / RATE)  # after a pause of 125 ms: the same word
+    wave[40000:40400] += 300  # a click
+    begin, end = word_span(wave, RATE)
+    assert abs(begin - 20000) < 800
+    assert abs(end - 29000) < 800
+    assert word_span(wave[:100], RATE) == (0, 100)
+
+
+def dataset(tmp_path, window_ms=1000, **augment):
+    rng = np.random.default_rng(0)
+    wave = np.zeros(3 * RATE, np.float32)
+    wave[20000:26400] = 3000 * np.sin(np.arange(6400))
+    audio.write(tmp_path / "word.wav", wave, RATE)
+    audio.write(tmp_path / "other.wav", rng.standard_normal(RATE * 5) * 1000, RATE)
+    clips = [Clip(str(tmp_path / "word.wav"), "word"), Clip(str(tmp_path / "other.wav"), UNKNOWN)]
+    extractor = FeatureExtractor(make_options("fbank", sample_frequency=RATE))
+    return ClipDataset(clips, LABELS, extractor, window_ms, Augment(**augment), spans=True)
+
+
+def test_a_word_ends_inside_its_window_and_the_frame_is_told(tmp_path):
+    data, ends = dataset(tmp_path, onset_ms=0), set()
+    for epoch in range(30):
+        item = data[(epoch, 0)]
+        loud = np.flatnonzero(np.abs(item["wave"].numpy()) > 100)
+        assert len(loud) > 6000  # all of it
+        last = 400 + 160 * item["ended"]  # samples that the frame has heard, its end included
+        assert abs(last - loud[-1]) < 600
+        ends.add(item["ended"])
+    assert len(ends) > 15
+    assert data[(0, 1)]["ended"] == -1
+    first = {data[(epoch, 1)]["wave"][0].item() for epoch in range(5)}
+    assert len(first) == 5  # any stretch of other speech
+
+
+def test_other_words_fill_what_is_around_a_word(tmp_path):
+    data = dataset(tmp_path, 2000, onset_ms=0, neighbour_chance=1.0)
+    for epoch in range(5):
+        wave = data[(epoch, 0)]["wave"].numpy()
+        assert np.count_nonzero(wave) > 0.93 * len(wave)
+        assert dataset(tmp_path, 2000, onset_ms=0)[(epoch, 0)]["wave"].count_nonzero() < 7000
+
+
+def test_a_crowd_is_added_at_its_ratio(tmp_path):
+    alone = dataset(tmp_path, onset_ms=0)[(0, 0)]["wave"].numpy()
+    data = dataset(tmp_path, onset_ms=0, noise_chance=1.0, noise_snr=(6, 6), crowd_chance=1.0)
+    wave = data[(0, 0)]["wave"].numpy()
+    crowd = wave[alone == 0]
+    assert np.count_nonzero(crowd) > 0.95 * len(crowd)
+    ratio = 20 * np.log10(np.std(alone[alone != 0]) / np.std(crowd))
+    assert abs(ratio - 6) < 2
+
+
+def test_near_words_are_near_and_never_the_word():
+    assert distance("kat", "a kit on") == 1
+    assert distance("kat", "") == 3
+    found = near("computer", ["computers", "elephant", "commuter", "commuter trains", "apple"], 3)
+    assert found[:2] == ["commuter", "commuter trains"]
+    assert "computers" not in found
+    said = sentences(20, "statement")
+    assert len(said) >= 15
+    assert not any("statement" in text for text in said)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Recordings of a word, other speech and noise, as a wake word has them."""
+    rng = np.random.default_rng(0)
+    for folder, word in (("word", "rise"), ("others/deep", "low")):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(40):
+            audio.write(tmp_path / folder / f"{i}.wav", spoken(word, rng, 0.4), RATE)
+    audio.write(tmp_path / "others" / "long.wav", np.tile(spoken("low", rng, 0.4), 25), RATE)
+    for folder in ("noise", "others/_noise_"):
+        (tmp_path / folder).mkdir()
+        audio.write(tmp_path / folder / "hiss.wav", rng.standard_normal(20 * RATE) * 300, RATE)
+    row = {"path": "others/long.wav", "label": "anything", "start": 1.0, "end": 2.0}
+    (tmp_path / "mined.jsonl").write_text(json.dumps(row) + "\n")
+    return tmp_path
+
+
+def overrides(folder) -> list[str]:
+    return [
+        "data=wake_word", "data.word=aurora", f"data.root={folder}/word", f"data.others=[{folder}/others]",
+        f"data.background=[{folder}/noise]", f"data.mined={folder}/mined.jsonl", "data.near=5", "data.sentences=5",
+        f"data.synthetic.cache={folder}/cache", "data.synthetic.per_word=6", "data.synthetic.per_word_evaluation=2",
+        "data.synthetic.noise_seconds=4", "data.synthetic.workers=1", "data.near_words=[aura, a roar, or aura]",
+    ]  # fmt: skip
+
+
+def test_only_training_holds_what_is_made_or_mined(recordings):
+    source = instantiate(config("train", *overrides(recordings), "data.word_times=3", "name=x").data, _convert_="all")
+    source.prepare()
+    assert source.labels == ["aurora", "_unknown_", "_silence_"]
+    clips = {split: source.clips(split) for split in ("train", "validation", "test")}
+    made = [clip for clip in clips["train"] if "/cache/" in clip.path]
+    assert {clip.label for clip in made} >= {"aurora", "_unknown_"}
+    real = {split: {(c.path, c.start) for c in clips[split]} - {(c.path, c.start) for c in made} for split in clips}
+    assert not real["train"] & (real["validation"] | real["test"])
+    assert not any("/cache/" in path for split in ("validation", "test") for path, _ in real[split])
+    words = {split: [c.path for c in clips[split] if c.path.startswith(f"{recordings}/word")] for split in clips}
+    assert sum(len(set(found)) for found in words.values()) == 40
+    assert len(words["train"]) == 3 * len(set(words["train"]))
+    assert Clip(f"{recordings}/others/long.wav", "_unknown_", 1.0, 2.0) in clips["train"]
+    assert not any("_noise_" in clip.path for split in clips for clip in clips[split] if clip.label == UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"root": None}, "data.root=FOLDER is missing"),
+        ({"root": "nowhere"}, "nowhere: data.root is not a folder"),
+        ({"others": ["nowhere"]}, "nowhere: data.others is not a folder"),
+        ({"others": "speech"}, r"expected a list, as in data.others=\[speech\]"),
+        ({"others": []}, "data.others is empty and data.synthetic null"),
+        ({"word": True}, "not a word"),
+        ({"word_times": 0}, "data.word_times=0: expected a whole number of at least 1"),
+        ({"near": 1.5}, "data.near=1.5: expected a whole number"),
+        ({"background": ["nowhere"]}, "nowhere: expected a folder of recordings"),
+    ],
+)
+def test_mistakes_are_named(recordings, wrong, expected):
+    given = {"root": recordings / "word", "others": [recordings / "others"], "background": [recordings / "noise"]}
+    with pytest.raises(KwsError, match=expected):
+        WakeWord(**{"word": "aurora", **given, **wrong}).clips("train")
+
+
+def test_a_wake_word_is_learnt(recordings):
+    run = recordings / "run"
+    trainer = Trainer(
+        config(
+            "train", *overrides(recordings), "loss=max_pool", "augment=wake_word", "data.synthetic=null",
+            "model.table=[conv_k5_s4_c16,ds_k5_c16_res]", "model.window_ms=200", "train.threads=1", "train.workers=0",
+            "train.tensorboard=false", "train.epochs=4", "train.batch_size=16", "data.word_times=4", "name=run",
+        ),
+        run,
+    )  # fmt: skip
+    assert begin(trainer)
+    run.mkdir(exist_ok=True)
+    assert trainer.run()["validation_accuracy"] > 0.9
+
+
+def test_spotters_are_found_by_name_and_the_names_are_told(tmp_path):
+    assert find("runs/mine") == "runs/mine"
+    assert find(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(
+        KwsError, match="no file or run 'komputer', and no spotter comes with kws by that name: computer"
+    ):
+        find("komputer")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.onnx")), ids=lambda path: path.stem)
+def test_spotters_that_come_with_kws_hear_their_word(path):
+    assert path.stat().st_size < 1e6
+    assert "licence" in path.with_suffix(".md").read_text().lower()
+    spotter = Spotter(find(path.stem))
+    word, *_ = spotter.labels
+    stream, quiet, heard = spotter.stream(SAMPLE_RATE), np.zeros(2 * SAMPLE_RATE, np.float32), 0
+    for accent, variant in (("en-us", "f2"), ("en", "m3"), ("en-gb-scotland", "f4"), ("en-us", "m1")):
+        for text in (word, "what is the weather like today in the north of the country"):
+            spoken = engine().speak(text, accent, variant, 160, 50)
+            found = stream.push(np.concatenate([quiet, spoken, quiet]))
+            assert text == word or not found
+            heard += bool(found)
+    assert heard >= 3
