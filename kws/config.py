@@ -29,6 +29,7 @@ PATH_KEYS = {
     "conf",
     "cache",
     "rooms",
+    "recordings",
     "line",
     "json",
     "save",

@@ -26,8 +26,7 @@ from omegaconf import DictConfig
 
 from kws import audio
 from kws.config import command
-from kws.data.folder import NOISE
-from kws.data.source import UNKNOWN
+from kws.data.source import NOISE, UNKNOWN
 from kws.data.speaking import write
 from kws.errors import KwsError
 from kws.listening.meter import Meter

@@ -11,7 +11,18 @@ import numpy as np
 from kws import audio
 from kws.config import check_labels
 from kws.data.espeak import engine
-from kws.data.source import SILENCE, SILENCE_SECONDS, SPLITS, UNKNOWN, Clip, Source, silence_clips
+from kws.data.source import (
+    NOISE,
+    SILENCE,
+    SILENCE_SECONDS,
+    SPLITS,
+    UNKNOWN,
+    Clip,
+    Source,
+    silence_clips,
+    sound_files,
+    subfolders,
+)  # fmt: skip
 from kws.data.speaking import Utterance, synthesise, write
 from kws.data.synthesisers import PITCH, RATE, SYNTHESISERS
 from kws.errors import KwsError
@@ -34,6 +45,9 @@ class Synthetic(Source):
             espeak-ng's, and `per_word`: training clips of a word that it makes, which fill its share by repetition
             (None: none is repeated); evaluation has as many for its size. `blended`: the share of Kokoro's clips that
             two voices speak as one.
+        recordings: a folder of takes, as kws.record makes: folders of `words`, of other words, of background. Of each
+            word every fifth take validates, whoever speaks, and the others are repeated to be `recordings_share` of its
+            training clips (beside those that are synthesised). The test has none.
         accents: espeak-ng languages, `kept_accent` beside them.
         rate, pitch: ranges in words per minute and in espeak's 0 to 99.
         kept_rate, kept_pitch: bands inside these for validation and test alone.
@@ -52,7 +66,8 @@ class Synthetic(Source):
         unknown_share: float = 0.3, silence_share: float = 0.1, noise_seconds: float = 60.0,
         sample_rate: int = 16000, workers: int | None = None, seed: int = 0,
         synthesisers: Iterable[str] = ("espeak",), kokoro: dict | None = None,
-        piper: dict | None = None, command: dict | None = None,
+        piper: dict | None = None, command: dict | None = None, recordings: str | Path | None = None,
+        recordings_share: float = 0.3,
     ):  # fmt: skip
         super().__init__(words, unknown, silence)
         self.other_words = [w for w in check_labels(other_words, "data.other_words") if w not in self.words]
@@ -84,6 +99,15 @@ class Synthetic(Source):
             raise KwsError("data.synthesisers is empty: name at least one, as [espeak]")
         if not any(self._voices("validation", name) for name in self.shares):
             raise KwsError("data.synthesisers: of fewer than 3 voices none is left to validate with; add espeak")
+        self.takes = None if recordings is None else Path(recordings)
+        self.recordings_share = _positive("data.recordings_share", recordings_share)
+        if recordings is not None:
+            if not any(word in self.words for word in subfolders(recordings)):
+                raise KwsError(
+                    f"data.recordings={recordings}: expected a folder with a folder of {self.words[0]!r} in it"
+                )
+            noise = self.takes / NOISE
+            self.background = noise if noise.is_dir() else None
 
     @property
     def spoken(self) -> dict[str, None]:
@@ -99,6 +123,7 @@ class Synthetic(Source):
 
     def clips(self, split: str) -> list[Clip]:
         clips = [Clip(str(u.path(self.cache)), label) for label, u in self._utterances(split)]
+        clips += self._recorded(split)
         if SILENCE in self.labels:
             count = self._share(self.silence_share, split)
             clips += silence_clips(self.noise(split), count, SILENCE_SECONDS, split)
@@ -106,7 +131,26 @@ class Synthetic(Source):
 
     def noise(self, split: str) -> list[Clip]:
         seconds = self._noise_length(split)
-        return [Clip(str(self._noise_path(name, split)), SILENCE, 0.0, seconds) for name in (*NOISES, "babble")]
+        made = [Clip(str(self._noise_path(name, split)), SILENCE, 0.0, seconds) for name in (*NOISES, "babble")]
+        own = super().noise(split)
+        repeats = max(len(made) // len(own), 1) if own and split == "train" else 1  # the room is half of what is heard
+        return made + own * repeats
+
+    def _recorded(self, split: str) -> list[Clip]:
+        """Takes of `recordings` that belong to a split."""
+        out = []
+        for word in subfolders(self.takes) if self.takes is not None else []:
+            label = word if word in self.words else UNKNOWN
+            if label not in self.labels or (word.startswith("_") and word != UNKNOWN):
+                continue
+            names = sorted(sound_files(self.takes / word), key=lambda name: (len(name), name))  # 9 before 10
+            takes = [Clip(str(self.takes / word / name), label) for name in names]
+            if split == "train":
+                takes = [take for i, take in enumerate(takes) if i % 5 != 4]
+                out += islice(cycle(takes), round(self.recordings_share * self.counts["train"]))
+            elif split == "validation":
+                out += takes[4::5]
+        return out
 
     def _voices(self, split: str, name: str = "espeak") -> list[str]:
         """Voices of a split: by their place in an order drawn from their names, a tenth each is kept."""
