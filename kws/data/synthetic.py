@@ -11,18 +11,8 @@ import numpy as np
 from kws import audio
 from kws.config import check_labels
 from kws.data.espeak import engine
-from kws.data.source import (
-    NOISE,
-    SILENCE,
-    SILENCE_SECONDS,
-    SPLITS,
-    UNKNOWN,
-    Clip,
-    Source,
-    silence_clips,
-    sound_files,
-    subfolders,
-)  # fmt: skip
+from kws.data.recordings import Recordings
+from kws.data.source import SILENCE, SILENCE_SECONDS, SPLITS, UNKNOWN, Clip, Source, silence_clips
 from kws.data.speaking import Utterance, synthesise, write
 from kws.data.synthesisers import PITCH, RATE, SYNTHESISERS
 from kws.errors import KwsError
@@ -99,15 +89,9 @@ class Synthetic(Source):
             raise KwsError("data.synthesisers is empty: name at least one, as [espeak]")
         if not any(self._voices("validation", name) for name in self.shares):
             raise KwsError("data.synthesisers: of fewer than 3 voices none is left to validate with; add espeak")
-        self.takes = None if recordings is None else Path(recordings)
+        self.takes = None if recordings is None else Recordings(recordings, self.words)
+        self.background = self.takes and self.takes.background
         self.recordings_share = _positive("data.recordings_share", recordings_share)
-        if recordings is not None:
-            if not any(word in self.words for word in subfolders(recordings)):
-                raise KwsError(
-                    f"data.recordings={recordings}: expected a folder with a folder of {self.words[0]!r} in it"
-                )
-            noise = self.takes / NOISE
-            self.background = noise if noise.is_dir() else None
 
     @property
     def spoken(self) -> dict[str, None]:
@@ -123,7 +107,8 @@ class Synthetic(Source):
 
     def clips(self, split: str) -> list[Clip]:
         clips = [Clip(str(u.path(self.cache)), label) for label, u in self._utterances(split)]
-        clips += self._recorded(split)
+        if self.takes is not None:
+            clips += self.takes.clips(split, self.labels, round(self.recordings_share * self.counts["train"]))
         if SILENCE in self.labels:
             count = self._share(self.silence_share, split)
             clips += silence_clips(self.noise(split), count, SILENCE_SECONDS, split)
@@ -135,22 +120,6 @@ class Synthetic(Source):
         own = super().noise(split)
         repeats = max(len(made) // len(own), 1) if own and split == "train" else 1  # the room is half of what is heard
         return made + own * repeats
-
-    def _recorded(self, split: str) -> list[Clip]:
-        """Takes of `recordings` that belong to a split."""
-        out = []
-        for word in subfolders(self.takes) if self.takes is not None else []:
-            label = word if word in self.words else UNKNOWN
-            if label not in self.labels or (word.startswith("_") and word != UNKNOWN):
-                continue
-            names = sorted(sound_files(self.takes / word), key=lambda name: (len(name), name))  # 9 before 10
-            takes = [Clip(str(self.takes / word / name), label) for name in names]
-            if split == "train":
-                takes = [take for i, take in enumerate(takes) if i % 5 != 4]
-                out += islice(cycle(takes), round(self.recordings_share * self.counts["train"]))
-            elif split == "validation":
-                out += takes[4::5]
-        return out
 
     def _voices(self, split: str, name: str = "espeak") -> list[str]:
         """Voices of a split: by their place in an order drawn from their names, a tenth each is kept."""

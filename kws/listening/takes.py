@@ -13,6 +13,7 @@ FLOOR_S = 5.0  # the room's level is that of the quietest tenth of so much sound
 KNOWN_S = 0.3  # … and known after so much
 QUIETEST_DB = -60.0  # nothing below is a word, however quiet the room
 BEGIN_DB, END_DB = 10.0, 6.0  # above the room: where a word begins, and where it ends
+RANGE_DB = 35.0  # below its loudest frame nothing is of a word, but breath
 BEGIN_S, PAUSE_S = 0.04, 0.45  # how long it is above or below that
 CLIPPED = 0.998 * FULL_SCALE
 
@@ -112,10 +113,12 @@ class Finder:
             self._loud = self._loud + 1 if loud else 0
             if self._loud * FRAME_S >= BEGIN_S:
                 self._begin, self._last = len(self._frames) - self._loud, len(self._frames) - 1
+                self._loudest = level
             else:
                 self._frames = self._frames[-round((self.margin + BEGIN_S) / FRAME_S) :]
             return None
-        if level > max(floor + END_DB, QUIETEST_DB):
+        self._loudest = max(self._loudest, level)
+        if level > max(floor + END_DB, QUIETEST_DB, self._loudest - RANGE_DB):
             self._last = len(self._frames) - 1
         quiet = len(self._frames) - 1 - self._last
         over = (self._last - self._begin) * FRAME_S > self.longest + PAUSE_S
