@@ -72,7 +72,10 @@ class Kokoro:
         style = sum(self._engine.voices[name] * (int(part) / 100)
                     for name, part in ((first, share), (second, 100 - int(share))))  # fmt: skip
         speed = float(np.clip(rate / RATE, 0.5, 2.0))  # what it takes
-        samples, hertz = self._engine.create(text, style, speed=speed, lang=KOKORO_LANGUAGES[voice[0]])
+        try:
+            samples, hertz = self._engine.create(text, style, speed=speed, lang=KOKORO_LANGUAGES[voice[0]])
+        except ValueError as error:  # nothing that has phonemes
+            raise KwsError(f"{text!r} is not spoken ({error}): write the word as it is spoken") from None
         return trimmed(np.asarray(samples, np.float32) * 32767), hertz
 
     def _open(self):
@@ -81,8 +84,11 @@ class Kokoro:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # as many processes as cores speak
-        session = onnxruntime.InferenceSession(str(self._model), options, providers=["CPUExecutionProvider"])
-        return kokoro_onnx.Kokoro.from_session(session, str(self._styles))
+        try:
+            session = onnxruntime.InferenceSession(str(self._model), options, providers=["CPUExecutionProvider"])
+            return kokoro_onnx.Kokoro.from_session(session, str(self._styles))
+        except Exception as error:  # ONNX Runtime has a type for each of its errors, and no base
+            raise KwsError(f"{self._model}: not a model of Kokoro ({error})") from None
 
 
 class Piper:
