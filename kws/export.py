@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from kws import audio
 from kws.alarms import thresholds
 from kws.config import command
-from kws.data.espeak import SAMPLE_RATE, engine
+from kws.data.espeak import engine
 from kws.errors import KwsError
 from kws.listening.opened import decision_of
 from kws.spotter import Trained, open_checkpoint
@@ -74,8 +74,8 @@ def _sounds(given: str | None, trained: Trained) -> list[np.ndarray]:
     rng, pieces = np.random.default_rng(0), []
     try:
         for word in words[:20]:
-            spoken = engine().speak(word, "en-us", "f2", 150, 50)
-            pieces += [audio.resample(spoken, SAMPLE_RATE, rate), np.zeros(rate // 2, np.float32)]
+            spoken = engine().speak(word, "en-us+f2", 150, 50)
+            pieces += [audio.resample(*spoken, rate), np.zeros(rate // 2, np.float32)]
     except KwsError:
         pieces = [3000 * np.sin(np.cumsum(rng.uniform(0.02, 1.0, 20).repeat(rate // 4))).astype(np.float32)]
     sound = np.concatenate([np.zeros(rate // 2, np.float32), *pieces])

@@ -28,7 +28,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from itertools import chain
@@ -36,15 +36,15 @@ from itertools import chain
 import numpy as np
 from omegaconf import DictConfig
 
-from kws import audio
 from kws.config import command
 from kws.decision import Detection
 from kws.errors import KwsError
 from kws.listening.clips import Clips
 from kws.listening.meter import Meter
-from kws.listening.microphone import Microphone, sounddevice
+from kws.listening.microphone import sounddevice
 from kws.listening.opened import open_spotter, paths
 from kws.listening.program import Program
+from kws.listening.sound import opened
 from kws.listening.together import Together
 
 
@@ -54,18 +54,18 @@ def main(cfg: DictConfig) -> None:
         print(sounddevice().query_devices())
         return
     try:
-        opened = [open_spotter(cfg, path) for path in paths(cfg.checkpoint)]
-        target = opened[0].rate
+        spotters = [open_spotter(cfg, path) for path in paths(cfg.checkpoint)]
+        target = spotters[0].rate
 
         def begin(rate: int) -> Together:
-            return Together([each.begin(rate) for each in opened], rate, cfg.require, cfg.agree_ms)
+            return Together([each.begin(rate) for each in spotters], rate, cfg.require, cfg.agree_ms)
 
         words = begin(target).words
         if cfg.stop_word is not None and cfg.stop_word not in words:
             raise KwsError(f"stop_word={cfg.stop_word}: no word here, these are: {', '.join(words)}")
         clips = Clips(cfg.save, words) if cfg.save is not None else None
         program = Program(cfg.on_detect, words) if cfg.on_detect is not None else None
-        with _source(cfg, target) as (sessions, lag):
+        with opened(cfg, target) as (sessions, lag):
             _listen(cfg, begin, sessions, lag, clips, program)
     except ValueError as error:
         raise KwsError(str(error)) from None
@@ -146,28 +146,6 @@ def _tell(detection: Detection, clock: float, log) -> None:
         moment = datetime.fromtimestamp(clock).isoformat(timespec="milliseconds")
         log.write(json.dumps({**vars(d), "time": moment}) + "\n")
         log.flush()
-
-
-@contextmanager
-def _source(cfg: DictConfig, target: int):
-    """Yields sessions, each (rate, blocks of samples in int16 units), and what says seconds waiting and dropped."""
-    if cfg.input is None:
-        with Microphone(cfg.device, cfg.rate, target, cfg.channel, cfg.chunk_ms, cfg.wait) as microphone:
-            yield microphone.sessions(), microphone.lag
-    else:
-        if str(cfg.input) == "-":
-            rate = cfg.rate or target
-            blocks = _pipe(sys.stdin.buffer, round(rate * cfg.chunk_ms / 1000))
-        else:
-            samples, rate = audio.read(str(cfg.input), channel=cfg.channel)
-            size = round(rate * cfg.chunk_ms / 1000)
-            blocks = (samples[at : at + size] for at in range(0, len(samples), size))
-        yield [(rate, blocks)], lambda: (0.0, 0.0)
-
-
-def _pipe(stream, size: int) -> Iterator[np.ndarray]:
-    while data := stream.read(2 * size):
-        yield np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32)
 
 
 if __name__ == "__main__":

@@ -110,11 +110,12 @@ def synthetic(tmp_path_factory):
 def test_splits_share_no_voice_and_no_kept_range(synthetic):
     source, _, _ = synthetic
     said = {split: [u for _, u in source._utterances(split)] for split in ("train", "validation", "test")}
-    voices = {split: {u.variant for u in said[split]} for split in said}
+    voices = {split: {u.voice.partition("+")[2] for u in said[split]} for split in said}
     assert not voices["train"] & (voices["validation"] | voices["test"])
     assert not voices["validation"] & voices["test"]
-    assert source.kept_accent not in {u.accent for u in said["train"]}
-    assert source.kept_accent in {u.accent for u in said["test"]}
+    accents = {split: {u.voice.partition("+")[0] for u in said[split]} for split in said}
+    assert source.kept_accent not in accents["train"]
+    assert source.kept_accent in accents["test"]
     assert not any(160 <= u.rate < 175 or 45 <= u.pitch < 55 for u in said["train"])
     assert all(160 <= u.rate < 175 and 45 <= u.pitch < 55 for u in said["test"])
 
@@ -160,3 +161,28 @@ def test_words_must_be_words(tmp_path):
         made.prepare()
     with pytest.raises(KwsError, match="is listed twice"):
         Synthetic(["stop", "stop"], **settings)
+
+
+def test_recordings_join_what_is_synthesised(synthetic, tmp_path):
+    _, _, overrides = synthetic
+    for word, count in (("left", 10), ("_unknown_", 3), ("_background_noise_", 1), ("_near_misses_", 1)):
+        (tmp_path / word).mkdir()
+        for i in range(count):
+            audio.write(tmp_path / word / f"me_nohash_{i}.wav", np.full(20 * RATE, 500.0), RATE)
+    alone = instantiate(config("train", *overrides, "name=x").data, _convert_="all")
+    joined = [*overrides, f"data.recordings={tmp_path}", "data.recordings_share=0.5", "name=x"]
+    source = instantiate(config("train", *joined).data, _convert_="all")
+    own = {split: [c for c in source.clips(split) if c.path.startswith(str(tmp_path)) and c.label != "_silence_"]
+           for split in ("train", "validation", "test")}  # fmt: skip
+    takes = {split: sorted({int(c.path[-5]) for c in own[split] if c.label == "left"}) for split in own}
+    assert takes == {"train": [0, 1, 2, 3, 5, 6, 7, 8], "validation": [4, 9], "test": []}
+    assert [sum(c.label == word for c in own["train"]) for word in ("left", "_unknown_")] == [12, 12]  # half of 24
+    assert len(own["validation"]) == 2
+    spoken = [c for c in source.clips("train") if c not in own["train"] and c.label != "_silence_"]
+    assert spoken == [c for c in alone.clips("train") if c.label != "_silence_"]
+    rooms = {split: [c for c in source.noise(split) if "me_nohash" in c.path] for split in own}
+    assert [(room.start, room.end) for room in dict.fromkeys(rooms["train"])] == [(0, 16)]
+    assert len(rooms["train"]) == len(source.noise("train")) / 2
+    assert len(rooms["validation"]) == 1
+    with pytest.raises(KwsError, match=r"data\.recordings=.*a folder of 'right'"):
+        Synthetic(["right"], [str(i) for i in range(20)], tmp_path, ["en"], "en-us", recordings=tmp_path)

@@ -29,6 +29,7 @@ TORCH_FREE = [
     "features/picture", "data/source", "data/espeak", "data/synthetic", "data/folder", "data/speech_commands",
     "data/manifest", "data/kaldi", "errors", "resampling", "runtime/__init__", "runtime/file", "runtime/spotter",
     "inspect", "listen", "listening/microphone", "listening/together", "benchmarks/listeners",
+    "data/synthesisers", "data/speaking", "data/recordings", "record", "listening/takes",
     "serve", "serving/door", "serving/site", "serving/web",
     "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
     "utterances", "outputs", "features/kernel", "features/simd", "features/sliding", "computer", "extract",

@@ -42,28 +42,27 @@ class Espeak:
             self._pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
-    def variants(self) -> list[str]:
-        """Names of the voice variants, sorted: men, women, whispers, robots."""
+    def voices(self) -> list[str]:
+        """Names of the voice variants, sorted: men, women, whispers, robots. Each speaks in any accent."""
         return sorted(path.name for path in (self._folder / "voices" / "!v").iterdir() if path.is_file())
 
-    def speak(self, text: str, accent: str, variant: str, rate: int, pitch: int, pitch_range: int = 50) -> np.ndarray:
-        """`text` as samples (n,) float32 in int16 units at 22050 Hz, silence around it cut off.
+    def speak(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int = 50) -> tuple[np.ndarray, int]:
+        """`text` as samples (n,) float32 in int16 units, silence around it cut off, and their rate in Hz.
 
         Args:
-            accent: a language of espeak-ng ("en-us", "de").
+            voice: "accent+variant", the accent a language of espeak-ng ("en-us", "de").
             rate: words per minute; pitch, pitch_range: 0 to 99.
         """
         lib = self._library
-        if lib.espeak_SetVoiceByName(f"{accent}+{variant}".encode()) != 0:
-            raise KwsError(f"espeak-ng has no voice {accent}+{variant}; `espeak-ng --voices` lists the accents")
+        if lib.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise KwsError(f"espeak-ng has no voice {voice}; `espeak-ng --voices` lists the accents")
         for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_RANGE, pitch_range)):
             lib.espeak_SetParameter(parameter, value, 0)
         self._pieces.clear()
         data = text.encode()
         lib.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None)
         samples = np.concatenate([np.zeros(0, np.int16), *self._pieces]).astype(np.float32)
-        loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max(initial=1.0))
-        return samples[loud[0] : loud[-1] + 1] if len(loud) else samples
+        return trimmed(samples), SAMPLE_RATE
 
     def phonemes(self, text: str, accent: str) -> str:
         """How `text` is pronounced, stress and pauses left out: equal for words that sound alike."""
@@ -72,6 +71,12 @@ class Espeak:
         rest = ctypes.c_char_p(text.encode())
         said = self._library.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, 0) or b""
         return "".join(c for c in said.decode(errors="replace") if c not in "',_:; ")
+
+
+def trimmed(samples: np.ndarray) -> np.ndarray:
+    """Samples (n,) in int16 units without what is below a hundredth of their peak before and after."""
+    loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max(initial=1.0))
+    return samples[loud[0] : loud[-1] + 1] if len(loud) else samples
 
 
 def engine() -> Espeak:

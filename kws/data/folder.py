@@ -2,10 +2,8 @@
 
 import os
 
-from kws.data.source import SPLITS, Clip, Source, hash_split, sound_files, speaker_of, split_by_time, subfolders
+from kws.data.source import NOISE, SPLITS, Clip, Source, hash_split, sound_files, speaker_of, split_by_time, subfolders
 from kws.errors import KwsError
-
-NOISE = "_background_noise_"
 
 
 class Folder(Source):

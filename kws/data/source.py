@@ -17,6 +17,7 @@ from kws.errors import KwsError
 
 SPLITS = ("train", "validation", "test")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
+NOISE = "_background_noise_"  # the folder of recordings of background, beside those of words
 SILENCE_SECONDS = 1.0  # length of a clip of silence that is not for training
 
 

@@ -1,52 +1,43 @@
-"""Words spoken by a synthesiser: the data set that needs nothing but the words."""
+"""Words spoken by synthesisers: the data set that needs nothing but the words."""
 
 import functools
 import hashlib
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 
 from kws import audio
 from kws.config import check_labels
-from kws.data.espeak import SAMPLE_RATE, engine
+from kws.data.espeak import engine
+from kws.data.recordings import Recordings
 from kws.data.source import SILENCE, SILENCE_SECONDS, SPLITS, UNKNOWN, Clip, Source, silence_clips
+from kws.data.speaking import Utterance, synthesise, write
+from kws.data.synthesisers import PITCH, RATE, SYNTHESISERS
 from kws.errors import KwsError
-from kws.progress import progress
-from kws.workers import cores, ordered_map
 
 NOISES = {"white": 0.0, "pink": 1.0, "brown": 2.0, "blue": -1.0}  # exponents of 1/f
 
 
-@dataclass(frozen=True)
-class _Utterance:
-    """One clip to make; its file's name says all of it, so a clip that exists is never made again."""
-
-    text: str
-    accent: str
-    variant: str
-    rate: int
-    pitch: int
-    range: int
-
-    def path(self, cache: Path) -> Path:
-        word = "".join(c if c.isalnum() else "_" for c in self.text)[:40]
-        word = word if word == self.text else f"{word}-{hashlib.sha1(self.text.encode()).hexdigest()[:8]}"
-        name = f"{self.accent}+{self.variant.replace(' ', '~')}_r{self.rate}_p{self.pitch}_i{self.range}.wav"
-        return cache / word / name
-
-
 class Synthetic(Source):
-    """Clips by espeak-ng, kept in `cache`.
+    """Clips by espeak-ng and other synthesisers, kept in `cache`.
 
-    Speakers are split: a tenth of the voice variants validates and another tenth tests, `kept_accent` and the bands
-    `kept_rate` and `kept_pitch` are heard in no training clip, and neither are the test's other words.
+    Speakers are split: a tenth of each synthesiser's voices (at least one) validates and another tests, `kept_accent`
+    and the bands `kept_rate` and `kept_pitch` are heard in no training clip, and neither are the test's other words.
+    A synthesiser of one or two voices only trains.
 
     Args:
         words: what to spot; a phrase is a word with spaces.
         other_words: what `_unknown_` says; those among `words`, or that sound like one, are left out.
+        synthesisers: who speaks: espeak, kokoro, piper, command.
+        kokoro, piper, command: what each is made with (see `kws.data.synthesisers`), `share`: its clips for each one of
+            espeak-ng's, and `per_word`: training clips of a word that it makes, which fill its share by repetition
+            (None: none is repeated); evaluation has as many for its size. `blended`: the share of Kokoro's clips that
+            two voices speak as one.
+        recordings: a folder of takes, as kws.record makes: folders of `words`, of other words, of background. Of each
+            word every fifth take validates, whoever speaks, and the others are repeated to be `recordings_share` of its
+            training clips (beside those that are synthesised). The test has none.
         accents: espeak-ng languages, `kept_accent` beside them.
         rate, pitch: ranges in words per minute and in espeak's 0 to 99.
         kept_rate, kept_pitch: bands inside these for validation and test alone.
@@ -64,6 +55,9 @@ class Synthetic(Source):
         per_word: int = 480, per_word_evaluation: int = 80, unknown: bool = True, silence: bool = True,
         unknown_share: float = 0.3, silence_share: float = 0.1, noise_seconds: float = 60.0,
         sample_rate: int = 16000, workers: int | None = None, seed: int = 0,
+        synthesisers: Iterable[str] = ("espeak",), kokoro: dict | None = None,
+        piper: dict | None = None, command: dict | None = None, recordings: str | Path | None = None,
+        recordings_share: float = 0.3,
     ):  # fmt: skip
         super().__init__(words, unknown, silence)
         self.other_words = [w for w in check_labels(other_words, "data.other_words") if w not in self.words]
@@ -75,6 +69,29 @@ class Synthetic(Source):
         self.counts = {"train": per_word, "validation": per_word_evaluation, "test": per_word_evaluation}
         self.unknown_share, self.silence_share = unknown_share, silence_share
         self.noise_seconds, self.sample_rate, self.workers, self.seed = noise_seconds, int(sample_rate), workers, seed
+        if isinstance(synthesisers, str):
+            raise KwsError(f"data.synthesisers={synthesisers}: expected a list, as in [{synthesisers}]")
+        self.shares, self._per_word, self._blended, self._made_with, self._synthesisers = {}, {}, {}, {}, {}
+        settings = {"espeak": {}, "kokoro": kokoro, "piper": piper, "command": command}
+        for name in check_labels(synthesisers, "data.synthesisers"):
+            if name not in settings:
+                raise KwsError(f"data.synthesisers: {name!r} is none of {', '.join(settings)}")
+            given = dict(settings[name] or {})
+            self.shares[name] = _positive(f"data.{name}.share", given.pop("share", 1.0))
+            if name != "espeak":
+                self._per_word[name] = given.pop("per_word", None)
+                if self._per_word[name] is not None:
+                    _positive(f"data.{name}.per_word", self._per_word[name])
+                self._blended[name] = given.pop("blended", 0.0)
+                self._synthesisers[name] = SYNTHESISERS[name](**given)
+                self._made_with[name] = given
+        if not self.shares:
+            raise KwsError("data.synthesisers is empty: name at least one, as [espeak]")
+        if not any(self._voices("validation", name) for name in self.shares):
+            raise KwsError("data.synthesisers: of fewer than 3 voices none is left to validate with; add espeak")
+        self.takes = None if recordings is None else Recordings(recordings, self.words)
+        self.background = self.takes and self.takes.background
+        self.recordings_share = _positive("data.recordings_share", recordings_share)
 
     @property
     def spoken(self) -> dict[str, None]:
@@ -84,12 +101,14 @@ class Synthetic(Source):
         wanted = {u.path(self.cache): u for split in SPLITS for _, u in self._utterances(split)}
         missing = [u for path, u in wanted.items() if not path.exists()]
         if missing:
-            self._synthesise(missing)
+            synthesise(missing, self._made_with, self.cache, self.sample_rate, self.workers)
         for split in SPLITS:
             self._make_noise(split)
 
     def clips(self, split: str) -> list[Clip]:
         clips = [Clip(str(u.path(self.cache)), label) for label, u in self._utterances(split)]
+        if self.takes is not None:
+            clips += self.takes.clips(split, self.labels, round(self.recordings_share * self.counts["train"]))
         if SILENCE in self.labels:
             count = self._share(self.silence_share, split)
             clips += silence_clips(self.noise(split), count, SILENCE_SECONDS, split)
@@ -97,17 +116,21 @@ class Synthetic(Source):
 
     def noise(self, split: str) -> list[Clip]:
         seconds = self._noise_length(split)
-        return [Clip(str(self._noise_path(name, split)), SILENCE, 0.0, seconds) for name in (*NOISES, "babble")]
+        made = [Clip(str(self._noise_path(name, split)), SILENCE, 0.0, seconds) for name in (*NOISES, "babble")]
+        own = super().noise(split)
+        repeats = max(len(made) // len(own), 1) if own and split == "train" else 1  # the room is half of what is heard
+        return made + own * repeats
 
-    def _voices(self, split: str) -> list[str]:
-        """Variants of a split: by their place in an order drawn from their names, a tenth each is kept."""
-        ordered = sorted(_variants(), key=lambda name: hashlib.sha1(name.encode()).hexdigest())
-        tenth = len(ordered) // 10
+    def _voices(self, split: str, name: str = "espeak") -> list[str]:
+        """Voices of a split: by their place in an order drawn from their names, a tenth each is kept."""
+        voices = _variants() if name == "espeak" else self._synthesisers[name].voices()
+        ordered = sorted(voices, key=lambda name: hashlib.sha1(name.encode()).hexdigest())
+        kept = max(len(ordered) // 10, len(ordered) > 2)
         return {
-            "validation": ordered[:tenth], "test": ordered[tenth : 2 * tenth], "train": ordered[2 * tenth :],
+            "validation": ordered[:kept], "test": ordered[kept : 2 * kept], "train": ordered[2 * kept :],
         }[split]  # fmt: skip
 
-    def _utterances(self, split: str) -> list[tuple[str, _Utterance]]:
+    def _utterances(self, split: str) -> list[tuple[str, Utterance]]:
         """(label, what to say) of every spoken clip of a split: a function of the arguments alone."""
         out = []
         for word in self.words:
@@ -138,34 +161,54 @@ class Synthetic(Source):
     def _sound(self, text: str) -> str:
         return _phonemes(text, self.accents[0])
 
-    def _say(self, word: str, split: str, count: int) -> list[_Utterance]:
-        digest = hashlib.sha1(f"{self.seed}/{split}/{word}".encode()).digest()
-        rng = np.random.default_rng(list(digest))
-        voices, seen, tries = self._voices(split), {}, 0
+    def _say(self, word: str, split: str, count: int) -> list[Utterance]:
+        """`count` clips of a word by those who have voices in this split; fewer for evaluation where `per_word` is."""
+        shares = {name: share for name, share in self.shares.items() if self._voices(split, name)}
+        bounds = count * np.cumsum(list(shares.values())) / sum(shares.values())
+        # where a word has few clips, they are not the first's for every word
+        place = int(hashlib.sha1(f"share/{word}".encode()).hexdigest()[:8], 16) / 2**32
+        bounds = np.floor(np.append(0, bounds).round(6) + place).astype(int)
+        out = []
+        for name, part in zip(shares, np.diff(bounds).tolist(), strict=True):
+            per_word = self._per_word.get(name)
+            most = part if per_word is None else max(round(per_word * count / self.counts["train"]), 1)
+            said = self._draw(name, word, split, min(part, most))
+            out += islice(cycle(said), part) if split == "train" else said
+        return out
+
+    def _draw(self, name: str, word: str, split: str, count: int) -> list[Utterance]:
+        """`count` different clips of a word by one synthesiser."""
+        key = f"{self.seed}/{split}/{word}" + f"/{name}" * (name != "espeak")
+        rng = np.random.default_rng(list(hashlib.sha1(key.encode()).digest()))
+        voices, seen, tries = self._voices(split, name), {}, 0
+        draw = self._by_espeak if name == "espeak" else self._by_other
         while len(seen) < count:
             if (tries := tries + 1) > 100 * count:
-                raise KwsError(f"data: {count} clips of {word!r} cannot be told apart; widen data.rate and data.pitch")
-            if split == "train":
-                accent = self.accents[rng.integers(len(self.accents))]
-                rate, pitch = _outside(rng, self.rate, self.kept_rate), _outside(rng, self.pitch, self.kept_pitch)
-            else:  # every accent equally often, the one never heard in training among them
-                accent = [*self.accents, self.kept_accent][rng.integers(len(self.accents) + 1)]
-                rate, pitch = int(rng.integers(*self.kept_rate)), int(rng.integers(*self.kept_pitch))
-            u = _Utterance(word, accent, voices[rng.integers(len(voices))], rate, pitch, int(rng.integers(30, 80)))
-            seen[u] = None
+                widen = "widen data.rate and data.pitch" if name == "espeak" else f"lower data.{name}.per_word"
+                raise KwsError(f"data: {count} clips of {word!r} cannot be told apart; {widen}")
+            seen[draw(rng, name, word, split, voices)] = None
         return list(seen)
 
-    def _synthesise(self, utterances: list[_Utterance]) -> None:
-        count = cores() if self.workers is None else self.workers
-        if len(utterances) < 400:  # not worth another process
-            count = 0
-        tasks = (utterances[at : at + 50] for at in range(0, len(utterances), 50))
-        with progress(total=len(utterances), desc="synthesising", unit="words") as bar:
-            for done, results in ordered_map(_writer, (self.cache, self.sample_rate), tasks, count):
-                for problem in results:
-                    if problem is not None:
-                        raise KwsError(f"espeak-ng: {problem}")
-                bar.update(len(done))
+    def _by_espeak(self, rng, _name: str, word: str, split: str, voices: list[str]) -> Utterance:
+        # for evaluation every accent equally often, the one never heard in training among them
+        accents = self.accents if split == "train" else [*self.accents, self.kept_accent]
+        accent = accents[rng.integers(len(accents))]
+        rate, pitch = self._between(rng, split, "rate"), self._between(rng, split, "pitch")
+        voice = f"{accent}+{voices[rng.integers(len(voices))]}"
+        return Utterance(word, voice, rate, pitch, int(rng.integers(30, 80)))
+
+    def _by_other(self, rng, name: str, word: str, split: str, voices: list[str]) -> Utterance:
+        synthesiser = self._synthesisers[name]
+        rate = self._between(rng, split, "rate") if "rate" in synthesiser.varies else RATE
+        pitch = self._between(rng, split, "pitch") if "pitch" in synthesiser.varies else PITCH
+        voice = voices[rng.integers(len(voices))]
+        if synthesiser.blends and rng.random() < self._blended[name]:
+            voice = f"{voice}~{rng.integers(20, 81)}~{voices[rng.integers(len(voices))]}"
+        return Utterance(word, voice, rate, pitch, None, name, synthesiser.key)
+
+    def _between(self, rng, split: str, what: str) -> int:
+        span, kept = getattr(self, what), getattr(self, f"kept_{what}")
+        return _outside(rng, span, kept) if split == "train" else int(rng.integers(*kept))
 
     def _noise_path(self, name: str, split: str) -> Path:
         said = [self._babbled(split), self.accents]
@@ -184,7 +227,7 @@ class Synthetic(Source):
                 continue
             rng = np.random.default_rng([self.seed, SPLITS.index(split), i])
             sound = self._babble(rng, split, n) if exponent is None else coloured_noise(rng, n, exponent)
-            _write(path, sound / max(np.abs(sound).max(), 1e-9) * 16000, self.sample_rate)
+            write(path, sound / max(np.abs(sound).max(), 1e-9) * 16000, self.sample_rate)
 
     def _babbled(self, split: str) -> list[str]:
         return self._others(split) or ["one", "moment", "please"]
@@ -196,9 +239,9 @@ class Synthetic(Source):
             position = int(rng.integers(self.sample_rate))
             while position < n:
                 text = " ".join(words[i] for i in rng.integers(len(words), size=12))
-                u = (self.accents[rng.integers(len(self.accents))], voices[rng.integers(len(voices))])
-                spoken = engine().speak(text, *u, int(rng.integers(140, 200)), int(rng.integers(20, 80)))
-                spoken = audio.resample(spoken, SAMPLE_RATE, self.sample_rate)[: n - position]
+                voice = f"{self.accents[rng.integers(len(self.accents))]}+{voices[rng.integers(len(voices))]}"
+                spoken = engine().speak(text, voice, int(rng.integers(140, 200)), int(rng.integers(20, 80)))
+                spoken = audio.resample(*spoken, self.sample_rate)[: n - position]
                 sound[position : position + len(spoken)] += spoken
                 position += len(spoken) + 1
         return sound
@@ -211,7 +254,13 @@ def _phonemes(text: str, accent: str) -> str:
 
 @functools.cache
 def _variants() -> list[str]:
-    return engine().variants()
+    return engine().voices()
+
+
+def _positive(key: str, number: float) -> float:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
+        raise KwsError(f"{key}={number}: expected a number above 0")
+    return number
 
 
 def coloured_noise(rng: np.random.Generator, n: int, exponent: float) -> np.ndarray:
@@ -230,31 +279,3 @@ def _outside(rng, span: tuple[int, int], kept: tuple[int, int]) -> int:
         raise KwsError(f"data: the kept range {kept} leaves nothing of {span} to train on")
     draw = int(rng.integers(below + above))
     return span[0] + draw if draw < below else kept[1] + draw - below
-
-
-def _writer(cache: Path, sample_rate: int):
-    """A function that makes a list of utterances and says for each what was wrong, if anything."""
-
-    def write(utterances: list[_Utterance]) -> list[str | None]:
-        return [_write_utterance(u, cache, sample_rate) for u in utterances]
-
-    return write
-
-
-def _write_utterance(u: _Utterance, cache: Path, sample_rate: int) -> str | None:
-    try:
-        spoken = engine().speak(u.text, u.accent, u.variant, u.rate, u.pitch, u.range)
-    except KwsError as error:
-        return str(error)
-    if len(spoken) < 0.02 * SAMPLE_RATE:
-        return f"it says nothing for {u.text!r}: write the word as it is spoken"
-    _write(u.path(cache), audio.resample(spoken, SAMPLE_RATE, sample_rate), sample_rate)
-    return None
-
-
-def _write(path: Path, samples: np.ndarray, rate: int) -> None:
-    """By a temporary file and a rename, so that a file that exists is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    audio.write(temporary, samples, rate)
-    os.replace(temporary, path)

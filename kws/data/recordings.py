@@ -1,0 +1,38 @@
+"""Takes of one's own, as kws.record makes them, beside words that are synthesised."""
+
+from itertools import cycle, islice
+from pathlib import Path
+
+from kws.data.source import NOISE, UNKNOWN, Clip, sound_files, subfolders
+from kws.errors import KwsError
+
+VALIDATES = 5  # every so manieth take; all have one speaker, so that speakers cannot be split
+
+
+class Recordings:
+    """A folder of takes: folders of some of `words`, of `_unknown_` or other words, of `_background_noise_`.
+
+    Raises:
+        KwsError: none of the words is there.
+    """
+
+    def __init__(self, root: str | Path, words: list[str]):
+        self.root, self.words = Path(root), words
+        self.found = [name for name in subfolders(root) if not name.startswith("_") or name == UNKNOWN]
+        if not set(self.found) & set(words):
+            raise KwsError(f"data.recordings={root}: expected a folder with a folder of {words[0]!r} in it")
+        self.background = self.root / NOISE if (self.root / NOISE).is_dir() else None
+
+    def clips(self, split: str, labels: list[str], count: int) -> list[Clip]:
+        """`count` training clips of each folder, repeated; for validation its takes as they are; none for the test."""
+        out = []
+        for name in self.found:
+            label = name if name in self.words else UNKNOWN
+            names = sorted(sound_files(self.root / name), key=lambda name: (len(name), name))  # 9 before 10
+            takes = [Clip(str(self.root / name / file), label) for file in names] if label in labels else []
+            if split == "train":
+                takes = [take for i, take in enumerate(takes) if i % VALIDATES != VALIDATES - 1]
+                out += islice(cycle(takes), count)
+            elif split == "validation":
+                out += takes[VALIDATES - 1 :: VALIDATES]
+        return out
