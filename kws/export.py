@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
     try:
         from kws.exporting.spotter import compare, export
     except ImportError as error:
-        raise KwsError(f"{error.name} is missing: pip install 'kws[export]' (onnx and onnxruntime)") from None
+        raise KwsError(f"{error.name} is missing: pip install 'kws[export]'") from None
     torch.set_num_threads(1)
     trained = open_checkpoint(cfg.checkpoint, averaged=cfg.averaged)
     if cfg.streams not in (1, "any"):

@@ -38,7 +38,7 @@ class Spotter:
         try:
             import onnxruntime
         except ImportError:
-            raise KwsError("onnxruntime is missing: pip install onnxruntime, or kws[runtime]") from None
+            raise KwsError("onnxruntime is missing: pip install onnxruntime") from None
         self._ort = onnxruntime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # a step is too small to share
