@@ -255,7 +255,7 @@ def test_spotters_that_come_with_kws_hear_their_word(path):
     stream, quiet, heard = spotter.stream(SAMPLE_RATE), np.zeros(2 * SAMPLE_RATE, np.float32), 0
     for accent, variant in (("en-us", "f2"), ("en", "m3"), ("en-gb-scotland", "f4"), ("en-us", "m1")):
         for text in (word, "what is the weather like today in the north of the country"):
-            spoken = engine().speak(text, accent, variant, 160, 50)
+            spoken, _ = engine().speak(text, f"{accent}+{variant}", 160, 50)
             found = stream.push(np.concatenate([quiet, spoken, quiet]))
             assert text == word or not found
             heard += bool(found)
