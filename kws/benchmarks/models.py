@@ -119,13 +119,24 @@ def draw(rows: list[dict], path: str) -> None:
                  s=[max(12, r["parameters"] / 700) for r in rows], alpha=0.55)  # fmt: skip
     line = pareto(rows)
     axes.plot([r["macs_per_second"] / 1e6 for r in line], [r["accuracy"] for r in line], color="tab:red", linewidth=1)
-    for r in rows:
-        at = r["macs_per_second"] / 1e6, r["accuracy"]
-        weight = "bold" if r in line else "normal"
-        axes.annotate(r["model"], at, fontsize=8, xytext=(4, 3), textcoords="offset points", weight=weight)
+    # the errors' logarithm: models that are close at the top stand apart as far as those that are far off
+    axes.set_yscale("function", functions=(lambda a: -np.log(np.maximum(101 - a, 1)), lambda y: 101 - np.exp(-y)))
     axes.set(xscale="log", xlabel="million multiply-accumulates per second of audio", ylabel="validation accuracy (%)")
+    axes.margins(x=0.12, y=0.06)
+    figure.draw_without_rendering()
+    taken = []
+    for r in sorted(rows, key=lambda r: (r not in line, -r["accuracy"])):
+        x, y = axes.transData.transform((r["macs_per_second"] / 1e6, r["accuracy"]))
+        wide = 5.5 * len(r["model"]) * figure.dpi / 72
+        for dx, dy in ((5, 3), (5, -11), (-wide - 5, 3), (-wide - 5, -11), (5, 14), (-wide - 5, 14), (5, -22)):
+            box = x + dx, y + dy, x + dx + wide, y + dy + 12
+            if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                break
+        taken.append(box)
+        weight, points = "bold" if r in line else "normal", 72 / figure.dpi
+        axes.annotate(r["model"], (r["macs_per_second"] / 1e6, r["accuracy"]), fontsize=8, weight=weight,
+                      xytext=(dx * points, dy * points), textcoords="offset points")  # fmt: skip
     axes.set_title("every model by one recipe; areas are parameters, the line joins those that none beats in both")
-    axes.margins(x=0.12)
     for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis("{x:g}")
     axes.grid(alpha=0.3)
