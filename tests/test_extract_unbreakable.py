@@ -72,7 +72,7 @@ def test_twenty_thousand_files_killed_at_random_until_done(tmp_path, workers, fo
         while process.poll() is None and (data.stat().st_size if data.exists() else 0) < until:
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.03) if until > before else draw.uniform(0, 3))
+        time.sleep(draw.uniform(0, 0.03) if until > before else draw.uniform(0, 1))
         process.kill()
         process.communicate(timeout=60)  # the workers end too: nobody holds the pipes any more
         code = None if process.returncode == -signal.SIGKILL else process.returncode
