@@ -35,8 +35,10 @@ def open_spotter(cfg: DictConfig, path: str) -> Opened:
 
     torch.set_num_threads(1)  # a step is too small to share
     trained = open_checkpoint(path)
+    rate = int(trained.options.sample_frequency)
+    trained.extractor.stream(torch.zeros(1, rate))  # what is compiled is loaded now, not when sound waits
     decision = decision_of(cfg, thresholds.read(checkpoint.find(path)))
-    return Opened(int(trained.options.sample_frequency), decision, lambda rate: Spotter(trained, rate, **decision))
+    return Opened(rate, decision, lambda given: Spotter(trained, given, **decision))
 
 
 def decision_of(cfg: DictConfig, own: dict) -> dict:
