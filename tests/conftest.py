@@ -1,8 +1,10 @@
 """Sound and configurations that tests make for themselves."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from kws import audio
 from kws.config import conf_dir
 
 torch.set_num_threads(1)  # tests are small, and the machine is shared
+if threading.current_thread() is threading.main_thread():  # a shell's background job ignores Ctrl-C, as would ours
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 16000
 WORDS = {"low": (300, 300), "high": (2500, 2500), "rise": (400, 2500), "fall": (2500, 400)}
