@@ -42,10 +42,11 @@ from kws.errors import KwsError
 from kws.listening.clips import Clips
 from kws.listening.meter import Meter
 from kws.listening.microphone import sounddevice
-from kws.listening.opened import open_spotter, paths
+from kws.listening.opened import open_spotter
 from kws.listening.program import Program
 from kws.listening.sound import opened
 from kws.listening.together import Together
+from kws.spotters import find_all
 
 
 @command("listen")
@@ -54,7 +55,7 @@ def main(cfg: DictConfig) -> None:
         print(sounddevice().query_devices())
         return
     try:
-        spotters = [open_spotter(cfg, path) for path in paths(cfg.checkpoint)]
+        spotters = [open_spotter(cfg, path) for path in find_all(cfg.checkpoint)]
         target = spotters[0].rate
 
         def begin(rate: int) -> Together:

@@ -25,7 +25,6 @@ Ctrl-C ends. Exit codes: 0 the end or Ctrl-C, 2 a mistake, which the message nam
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from kws.runtime import Spotter, file
 from kws.serving import site
 from kws.serving.door import Door
 from kws.serving.web import LOCAL, Site
-from kws.spotters import find
+from kws.spotters import find_all
 
 PORTS = {"page": 8000, "wyoming": 10400}
 
@@ -74,9 +73,7 @@ def parse(arguments: list[str]) -> Settings:
             raise KwsError(f"{argument}: no setting; python -m kws.serve --help lists them, as NAME=VALUE")
         try:
             if name == "checkpoint":
-                listed = value[:1] + value[-1:] == "[]" and not os.path.exists(value)
-                parts = value[1:-1].split(",") if listed else [value]
-                settings.checkpoint = [find(part.strip()) for part in parts]
+                settings.checkpoint = find_all(value)
             elif name.startswith("decision."):
                 settings.decision[name.removeprefix("decision.")] = float(value)
             elif value == "null" and name in ("port", "static", "ort"):

@@ -74,6 +74,16 @@ def config(name: str, *overrides: str):
     return cfg
 
 
+@pytest.fixture(scope="module")
+def folder(corpus, tmp_path_factory) -> Path:
+    """A run that knows the corpus's words; every module has its own, for it may write there."""
+    from kws.train import train
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(config("train", *tiny(corpus, "train.epochs=25", "model.window_ms=500")), folder)
+    return folder
+
+
 def run(*arguments: str, cwd: Path = ROOT, module: str = "kws.train", check: bool = True, **options):
     """A command in a process of its own, as a user runs it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import RATE, WORDS, config, run, spoken, tiny
+from conftest import RATE, WORDS, config, run, spoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,6 @@ from kws.alarms.tables import figures, warnings
 from kws.decision import Decision
 from kws.errors import KwsError
 from kws.metrics import binomial_interval, poisson_interval
-from kws.train import train
 
 LABELS = ["a", "b", "c", "_unknown_"]
 
@@ -368,13 +367,6 @@ def test_thresholds_are_those_of_the_weights(tmp_path):
 
 
 # the commands
-
-
-@pytest.fixture(scope="module")
-def folder(corpus, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alarms") / "run"
-    train(config("train", *tiny(corpus, "train.epochs=25", "model.window_ms=500")), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -161,7 +161,7 @@ def by_knf(samples: np.ndarray, options) -> np.ndarray:
 def difference(ours: np.ndarray, theirs: np.ndarray, options) -> np.ndarray:
     """In the unit that the option set has: logarithms and cepstra as they are, energies relative to the largest."""
     assert ours.shape == theirs.shape
-    linear = not getattr(options, "use_log_fbank", True) or getattr(options, "return_raw_fft", False)
+    linear = not options.use_log_fbank or options.return_raw_fft
     return np.abs(ours - theirs).ravel() / (np.abs(theirs).max() if linear and theirs.size else 1.0)
 
 

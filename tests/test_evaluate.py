@@ -4,18 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from conftest import RATE, WORDS, config, run, spoken, tiny
+from conftest import RATE, WORDS, run, spoken
 
 from kws import audio
 from kws.metrics import accuracy, confusion_matrix, per_word, wilson_interval
-from kws.train import train
-
-
-@pytest.fixture(scope="module")
-def folder(corpus, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluate") / "run"
-    train(config("train", *tiny(corpus, "train.epochs=25", "model.window_ms=500")), folder)
-    return folder
 
 
 def test_intervals_are_wilsons():

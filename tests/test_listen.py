@@ -20,13 +20,6 @@ DECISION = {"threshold": 0.5, "smoothing_ms": 100.0, "refractory_ms": 300.0, "wa
 
 
 @pytest.fixture(scope="module")
-def folder(corpus, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("listen") / "run"
-    train(config("train", *tiny(corpus, "train.epochs=25", "model.window_ms=500")), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def stream() -> tuple[np.ndarray, list[tuple[str, float, float]]]:
     """Words with pauses, (n,) in int16 units, and what is said when, in seconds."""
     rng, said = np.random.default_rng(3), []

@@ -10,10 +10,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import RATE, ROOT, config, spoken, tiny
+from conftest import RATE, ROOT, spoken
 
 from kws import audio
-from kws.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -52,13 +51,6 @@ def pulse(tmp_path):
     yield environment, server
     server.kill()
     server.wait()
-
-
-@pytest.fixture(scope="module")
-def folder(corpus, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("microphone") / "run"
-    train(config("train", *tiny(corpus, "train.epochs=25", "model.window_ms=500")), folder)
-    return folder
 
 
 def start(folder, environment, *more):

@@ -27,8 +27,9 @@ from kws.audio import recording
 from kws.decision import Decision
 from kws.errors import KwsError
 from kws.listening.clips import AFTER_S, BEFORE_S
-from kws.listening.opened import open_spotter, paths
+from kws.listening.opened import open_spotter
 from kws.progress import progress
+from kws.spotters import find_all
 from kws.training import checkpoint
 
 FADE_S = 1.0  # after a window, in which a word's score falls
@@ -36,7 +37,7 @@ FADE_S = 1.0  # after a window, in which a word's score falls
 
 def evaluate(cfg: DictConfig) -> None:
     """`python -m kws.evaluate labels=`: judges each checkpoint, prints, draws and writes what was asked for."""
-    given = paths(cfg.checkpoint)
+    given = find_all(cfg.checkpoint)
     snrs = OmegaConf.to_container(cfg.snr) if OmegaConf.is_list(cfg.snr) else [] if cfg.snr is None else [cfg.snr]
     _check(cfg, given, snrs)
     results = {path: judge(cfg, path, snrs) for path in given}

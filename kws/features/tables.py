@@ -93,17 +93,6 @@ def mel_filters(options: MelOptions, warp: float = 1.0) -> np.ndarray:
     return np.concatenate([weights, np.zeros((1, n_bins), np.float32)])
 
 
-def bands(filters: np.ndarray, n: int) -> list[tuple[slice, slice]]:
-    """Filters (points, bins) in `n` groups of neighbours: the points that a group covers, and its bins. Products of
-    these blocks do a quarter of the whole's work, as most weights are 0."""
-    groups = []
-    for bins in np.array_split(np.arange(filters.shape[1]), min(n, filters.shape[1])):
-        covered = np.flatnonzero(filters[:, bins].any(axis=1))
-        first, last = (covered[0], covered[-1]) if len(covered) else (0, 0)
-        groups.append((slice(int(first), int(last) + 1), slice(int(bins[0]), int(bins[-1]) + 1)))
-    return groups
-
-
 def dct(options: MfccOptions) -> np.ndarray:
     """(num_mel_bins, num_ceps) float32 with the lifter folded in. Kaldi: ComputeDctMatrix, ComputeLifterCoeffs."""
     n, ceps = options.num_mel_bins, options.num_ceps

@@ -1,13 +1,10 @@
 """Checkpoints and exported files, opened to listen with one decision."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-
-from kws import spotters
 
 
 @dataclass
@@ -48,11 +45,3 @@ def decision_of(cfg: DictConfig, own: dict) -> dict:
     if "decision" in given:
         return decision
     return decision | {key: value for key, value in own.items() if f"decision.{key}" not in given}
-
-
-def paths(given: str) -> list[str]:
-    """The spotters of `a.onnx`, `a.onnx,b.onnx`, `[a.onnx,b.onnx]`, or a name of `kws.spotters`."""
-    if os.path.exists(given):
-        return [given]
-    inside = given[1:-1] if given.startswith("[") and given.endswith("]") else given
-    return [spotters.find(path.strip()) for path in inside.split(",")]

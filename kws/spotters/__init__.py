@@ -20,3 +20,11 @@ def find(given: str) -> str:
     if given not in names:
         raise KwsError(f"no file or run {given!r}, and no spotter comes with kws by that name: {', '.join(names)}")
     return str(FOLDER / f"{given}.onnx")
+
+
+def find_all(given: str) -> list[str]:
+    """The spotters of `a.onnx`, `a.onnx,b.onnx` or `[a.onnx,b.onnx]`, each as `find` takes it."""
+    if os.path.exists(given):
+        return [given]
+    inside = given[1:-1] if given.startswith("[") and given.endswith("]") else given
+    return [find(path.strip()) for path in inside.split(",")]
