@@ -91,6 +91,7 @@ class SpeechCommands(Source):
                 words=self.words,
                 other_words=others,
                 per_word=synthetic_clips,
+                per_word_evaluation=0,
                 unknown=UNKNOWN in self.labels,
                 silence=False,
             )
