@@ -5,6 +5,7 @@ from torch import Tensor
 
 from kws.errors import KwsError
 from kws.features import describe
+from kws.models import fold
 from kws.training.trained import open_checkpoint
 
 
@@ -30,7 +31,7 @@ class Teachers:
                 raise KwsError(
                     f"train.teachers: {path} has another front-end: {describe(one.options)}; expected {features}"
                 )
-        self.models = [one.model for one in trained]
+        self.models = [fold(one.model) for one in trained]
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
