@@ -5,6 +5,7 @@ that the device gives, the output uint8 (1, 1). Sources: ESPHome's components/mi
 checks, and the operators that are registered), micro_wake_word.cpp (the units), __init__.py (the manifest's schema).
 """
 
+from collections.abc import Sequence
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -41,7 +42,8 @@ def word_of(labels: Sequence[str], word: str | None) -> int:
 def check(options: Options) -> None:
     """Raises KwsError where a device would give the model other frames than these."""
     if not isinstance(options, MicroOptions):
-        raise KwsError("micro_wake_word has a front-end of its own, which this model does not know: train with features=micro")
+        raise KwsError("micro_wake_word has a front-end of its own, which this model does not know: train with"
+                       " features=micro")
 
 
 def adapt(file: schema.ModelT) -> None:
@@ -81,14 +83,14 @@ def adapt(file: schema.ModelT) -> None:
         raise KwsError(f"micro_wake_word has no {', '.join(missing)}, which this model needs: model=dscnn_10k needs none")
 
 
-def manifest(word: str, model: str, decision: dict, step_ms: float, arena_bytes: int, language: str, author: str,
-             website: str) -> dict:  # fmt: skip
+def manifest(word: str, model: str, decision: dict, step_ms: float, arena_bytes: int, language: str,
+             author: str) -> dict:  # fmt: skip
     """What stands in the JSON file beside the model, version 2."""
     threshold = decision["threshold"]
     if not isinstance(threshold, int | float):
         threshold = threshold.get(word, threshold.get("_default_", 0.7))
     return {
-        "type": "micro", "wake_word": word, "author": author, "website": website, "model": model,
+        "type": "micro", "wake_word": word, "author": author, "model": model,
         "trained_languages": [language], "version": 2,
         "micro": {
             "probability_cutoff": float(threshold),

@@ -7,6 +7,7 @@ state, each with the scale and zero point of the input that it becomes. A state 
 import contextlib
 import io
 import json
+import logging
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -112,10 +113,14 @@ def convert(model: AcousticModel, word: int | None = None) -> Converted:
 def _quiet():
     """Without the converter's and the quantiser's log."""
     litert_torch.config.show_progress = False
-    hidden = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
-        warnings.simplefilter("ignore")
-        yield
+    hidden, disabled = io.StringIO(), logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _keep_order(graph: torch.fx.Graph) -> None:
