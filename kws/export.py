@@ -68,7 +68,7 @@ def for_microcontroller(cfg: DictConfig) -> None:
     try:
         from kws.exporting.microcontroller import export
     except ImportError as error:
-        raise KwsError(f"{error.name} is missing: pip install --pre 'kws[tflite]'") from None
+        raise KwsError(f"{error.name} is missing: pip install 'kws[tflite]'") from None
     torch.set_num_threads(1)
     trained = open_checkpoint(cfg.checkpoint, averaged=cfg.averaged)
     decision = decision_of(cfg, thresholds.read(checkpoint.find(cfg.checkpoint)))
@@ -77,10 +77,10 @@ def for_microcontroller(cfg: DictConfig) -> None:
         licence=cfg.licence, run=_identity(cfg, trained),
     )  # fmt: skip
     print(
-        f"{Path(cfg.output).with_suffix('.tflite')}: {result.size / 1000:.1f} kB, {result.arena / 1000:.1f} kB of arena,"
-        f" a step of {result.step_ms:g} ms takes {result.us_per_step:.0f} µs in tflite-micro here\n"
-        f"on {result.seconds:.1f} s of sound int8 decides {100 * result.same:.1f} % of steps as float does; a probability"
-        f" differs by {result.mean:.3f} in the mean, {result.largest:.2f} at most"
+        f"{Path(cfg.output).with_suffix('.tflite')}: {result.size / 1000:.1f} kB, {result.arena / 1000:.1f} kB of"
+        f" arena, a step of {result.step_ms:g} ms takes {result.us_per_step:.0f} µs in tflite-micro here\n"
+        f"on {result.seconds:.1f} s of sound int8 decides {100 * result.same:.1f} % of steps as float does; a"
+        f" probability differs by {result.mean:.3f} in the mean, {result.largest:.2f} at most"
     )
     if result.same < LEAST_SAME:
         print(f"error: {cfg.output} does not hear what the checkpoint hears (less than {LEAST_SAME:.0%} of steps)")

@@ -70,7 +70,7 @@ def test_every_model_scores_the_same(name, tmp_path):
 def test_every_front_end_scores_the_same(name, chunk_ms, tmp_path):
     trained = trained_of("dscnn_10k", name)
     if name == "micro":
-        with pytest.raises(KwsError, match="type=micro .* output=NAME.tflite"):
+        with pytest.raises(KwsError, match=r"type=micro .* output=NAME.tflite"):
             export(trained, tmp_path / "s.onnx", chunk_ms)
         return
     export(trained, tmp_path / "s.onnx", chunk_ms)

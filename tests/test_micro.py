@@ -80,5 +80,5 @@ def test_what_it_refuses():
     assert make_options(**describe(OPTIONS)) == OPTIONS
     with pytest.raises(OptionError, match="micro has no option frame_length"):
         make_options("micro", frame_length=25.0)
-    with pytest.raises(OptionError, match="type=micro .* no gradient"):
+    with pytest.raises(OptionError, match=r"type=micro .* no gradient"):
         FeatureExtractor(OPTIONS)(torch.zeros(1, 800, requires_grad=True))

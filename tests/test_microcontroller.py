@@ -13,7 +13,7 @@ from kws.features.extractor import FeatureExtractor
 from kws.models import build
 from kws.spotter import Trained
 
-reason = "pip install --pre 'kws[tflite]'"
+reason = "pip install 'kws[tflite]'"
 tflite = pytest.importorskip("kws.exporting.tflite", reason=reason, exc_type=ImportError)
 microcontroller = pytest.importorskip("kws.exporting.microcontroller", reason=reason, exc_type=ImportError)
 from kws.exporting import micro_wake_word  # noqa: E402

@@ -42,8 +42,9 @@ def word_of(labels: Sequence[str], word: str | None) -> int:
 def check(options: Options) -> None:
     """Raises KwsError where a device would give the model other frames than these."""
     if not isinstance(options, MicroOptions):
-        raise KwsError("micro_wake_word has a front-end of its own, which this model does not know: train with"
-                       " features=micro")
+        raise KwsError(
+            "micro_wake_word has a front-end of its own, which this model does not know: train with features=micro"
+        )
 
 
 def adapt(file: schema.ModelT) -> None:
@@ -80,7 +81,9 @@ def adapt(file: schema.ModelT) -> None:
     end.append(begin.operator("QUANTIZE", [probability], [out]))
     graph.inputs, graph.outputs, graph.operators = [given], [out], [*start, *body, *end]
     if missing := sorted(operators(file) - OPERATORS):
-        raise KwsError(f"micro_wake_word has no {', '.join(missing)}, which this model needs: model=dscnn_10k needs none")
+        raise KwsError(
+            f"micro_wake_word has no {', '.join(missing)}, which this model needs: model=dscnn_10k needs none"
+        )
 
 
 def manifest(word: str, model: str, decision: dict, step_ms: float, arena_bytes: int, language: str,

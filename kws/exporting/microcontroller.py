@@ -1,5 +1,5 @@
-"""A checkpoint as int8 tflite, checked in tflite-micro's interpreter against the checkpoint: `kws.export` to NAME.tflite,
-or to NAME.json with its NAME.tflite for ESPHome's micro_wake_word."""
+"""A checkpoint as int8 tflite, checked in tflite-micro's interpreter against the checkpoint: `kws.export` to
+NAME.tflite, or to NAME.json with its NAME.tflite for ESPHome's micro_wake_word."""
 
 import json
 import time
@@ -86,7 +86,9 @@ def _clips(trained: Trained, calibrate: str | None) -> list[np.ndarray]:
     extractor = trained.extractor
     if calibrate is not None:
         rate = int(trained.options.sample_frequency)
-        waves = [audio.read(f, channel=0, rate=rate)[0] for f in audio.files("calibrate", calibrate)[:CALIBRATION_CLIPS]]
+        waves = [
+            audio.read(f, channel=0, rate=rate)[0] for f in audio.files("calibrate", calibrate)[:CALIBRATION_CLIPS]
+        ]
     else:
         source = instantiate(trained.config["data"], _convert_="all")
         source.prepare()

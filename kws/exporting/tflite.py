@@ -1,7 +1,7 @@
 """A model as a TensorFlow Lite file in int8, for microcontrollers: one step of a stream, without its front-end.
 
-Inputs are `frames` (1, 1, n, dim), n the model's stride, and the state; outputs `probabilities` (1, labels) and the next
-state, each with the scale and zero point of the input that it becomes. A state begins as its zero point.
+Inputs are `frames` (1, 1, n, dim), n the model's stride, and the state; outputs `probabilities` (1, labels) and the
+next state, each with the scale and zero point of the input that it becomes. A state begins as its zero point.
 """
 
 import contextlib
@@ -219,7 +219,7 @@ def _operator(file: schema.ModelT, op: schema.OperatorT) -> str:
 
 
 def _ranges(model: Converted, clips: Iterable[np.ndarray], frames: tuple[float, float]) -> dict[str, dict]:
-    """The least and the greatest value of every tensor, as the quantiser takes them; one for those that share a unit."""
+    """The least and the greatest value of every tensor, as the quantiser takes them; one where a unit is shared."""
     interpreter = Interpreter(
         model_content=model.content, experimental_preserve_all_tensors=True, num_threads=1,
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
@@ -227,8 +227,11 @@ def _ranges(model: Converted, clips: Iterable[np.ndarray], frames: tuple[float, 
     interpreter.allocate_tensors()
     file = schema.ModelT.InitFromPackedBuf(model.content, 0)
     inputs, outputs = _ordered(file.signatureDefs[0])
-    tensors = [i for i, tensor in enumerate(file.subgraphs[0].tensors)
-               if tensor.type == schema.TensorType.FLOAT32 and file.buffers[tensor.buffer].data is None]  # no weights
+    tensors = [
+        i
+        for i, tensor in enumerate(file.subgraphs[0].tensors)
+        if tensor.type == schema.TensorType.FLOAT32 and file.buffers[tensor.buffer].data is None
+    ]  # no weights
     low, high = dict.fromkeys(tensors, np.inf), dict.fromkeys(tensors, -np.inf)
     n = model.shapes[0][2]
     for clip in clips:
