@@ -105,7 +105,7 @@ def test_micro_wake_word_loads_it(tmp_path, recordings):
         device.process_streaming_prob(frame[None, None])
         if not device._features:
             theirs.append(device._probabilities[-1])
-    assert np.abs(np.array(theirs) - first[:, 0]).max() <= 3 / 256  # another library's rounding
+    assert np.abs(np.array(theirs) - first[:, 0]).max() <= 12 / 256  # another library's rounding
 
 
 def test_what_micro_wake_word_cannot_take(tmp_path, recordings):
