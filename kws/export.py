@@ -3,6 +3,8 @@
     python -m kws.export checkpoint=runs/ghost-synthetic output=spotter.onnx
     python -m kws.export checkpoint=… chunk_ms=20                     lower latency for more work
     python -m kws.export checkpoint=… decision.threshold=0.8 check=my_recordings
+    python -m kws.export checkpoint=… output=spotter.tflite           int8 for a microcontroller, frames in
+    python -m kws.export checkpoint=… output=word.json word=left      the same for ESPHome's micro_wake_word
     python -m kws.listen checkpoint=spotter.onnx                      and python -m kws.inspect spotter.onnx
 
 The front-end, batch norm and normalisation are in the graph; so are, beside it, the thresholds that kws.evaluate chose
@@ -11,6 +13,7 @@ differ. On a device the wheel kws-runtime is all that the file needs.
 """
 
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,10 +29,14 @@ from kws.training import checkpoint
 from kws.training.trained import Trained, open_checkpoint
 
 TOLERANCE = 1e-4  # of a probability
+LEAST_SAME = 0.9  # share of steps that int8 decides as float does
 
 
 @command("export")
 def main(cfg: DictConfig) -> None:
+    if Path(cfg.output).suffix in (".tflite", ".json"):
+        for_microcontroller(cfg)
+        return
     try:
         from kws.exporting.spotter import compare, export
     except ImportError as error:
@@ -52,6 +59,31 @@ def main(cfg: DictConfig) -> None:
     )
     if max(result.difference, result.by_chunks) > TOLERANCE or not result.same_words:
         print(f"error: {cfg.output} does not hear what the checkpoint hears (more than {TOLERANCE:g} apart)")
+        raise SystemExit(1)
+
+
+def for_microcontroller(cfg: DictConfig) -> None:
+    """Writes and checks NAME.tflite, or NAME.json and the NAME.tflite that it names."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the converter's own remarks
+    try:
+        from kws.exporting.microcontroller import export
+    except ImportError as error:
+        raise KwsError(f"{error.name} is missing: pip install 'kws[tflite]'") from None
+    torch.set_num_threads(1)
+    trained = open_checkpoint(cfg.checkpoint, averaged=cfg.averaged)
+    decision = decision_of(cfg, thresholds.read(checkpoint.find(cfg.checkpoint)))
+    result = export(
+        trained, cfg.output, _sounds(cfg.check, trained), cfg.calibrate, decision, cfg.word, cfg.author, cfg.language,
+        licence=cfg.licence, run=_identity(cfg, trained),
+    )  # fmt: skip
+    print(
+        f"{Path(cfg.output).with_suffix('.tflite')}: {result.size / 1000:.1f} kB, {result.arena / 1000:.1f} kB of"
+        f" arena, a step of {result.step_ms:g} ms takes {result.us_per_step:.0f} µs in tflite-micro here\n"
+        f"on {result.seconds:.1f} s of sound int8 decides {100 * result.same:.1f} % of steps as float does; a"
+        f" probability differs by {result.mean:.3f} in the mean, {result.largest:.2f} at most"
+    )
+    if result.same < LEAST_SAME:
+        print(f"error: {cfg.output} does not hear what the checkpoint hears (less than {LEAST_SAME:.0%} of steps)")
         raise SystemExit(1)
 
 

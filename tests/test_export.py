@@ -69,6 +69,10 @@ def test_every_model_scores_the_same(name, tmp_path):
 @pytest.mark.parametrize("chunk_ms", [20, 80])
 def test_every_front_end_scores_the_same(name, chunk_ms, tmp_path):
     trained = trained_of("dscnn_10k", name)
+    if name == "micro":
+        with pytest.raises(KwsError, match=r"type=micro .* output=NAME.tflite"):
+            export(trained, tmp_path / "s.onnx", chunk_ms)
+        return
     export(trained, tmp_path / "s.onnx", chunk_ms)
     result = compare(trained, tmp_path / "s.onnx", [speechlike(RATE, 2), speechlike(100), speechlike(500)])
     assert result.difference < 1e-4

@@ -32,7 +32,8 @@ TORCH_FREE = [
     "data/synthesisers", "data/speaking", "data/recordings", "record", "listening/takes",
     "serve", "serving/door", "serving/site", "serving/web",
     "data/kaldi_directory", "data/lhotse", "features/compressed", "audio/recording",
-    "utterances", "outputs", "features/kernel", "features/simd", "features/sliding", "computer", "extract",
+    "utterances", "outputs", "features/kernel", "features/simd", "features/micro", "features/sliding", "computer",
+    "extract",
     "alarms/labels", "alarms/sweep", "alarms/tables", "alarms/thresholds", "listening/opened",
     "data/near", "data/wake_word", "spotters/__init__",
 ]  # fmt: skip

@@ -11,11 +11,13 @@ import numpy as np
 from kws.errors import KwsError
 from kws.exporting.graph import Graph
 from kws.features import tables
-from kws.features.options import MfccOptions, Options, SpectrogramOptions
+from kws.features.options import MfccOptions, MicroOptions, Options, SpectrogramOptions
 
 
 def check(options: Options) -> None:
     """Raises KwsError where such features cannot be computed in a file."""
+    if isinstance(options, MicroOptions):
+        raise KwsError("type=micro is a device's own front-end, whose whole numbers ONNX has not: output=NAME.tflite")
     if not options.snip_edges:
         raise KwsError("snip_edges=false cannot be exported: the first window reflects what is not there yet")
     if options.dither:

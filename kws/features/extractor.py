@@ -8,35 +8,43 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kws.features import dither, kernel, tables
+from kws.errors import OptionError
+from kws.features import dither, kernel, micro, tables
 from kws.features.framing import advance, joined
-from kws.features.options import MfccOptions, Options, SpectrogramOptions
+from kws.features.options import MfccOptions, MicroOptions, Options, SpectrogramOptions
 
 
 @dataclass(frozen=True)
 class FeatureState:
-    """Where a batch of streams stands: the samples that coming frames will read again, and two counts."""
+    """Where a batch of streams stands: the samples that coming frames will read again, two counts, and what a front-end
+    remembers beside."""
 
     tail: Tensor  # (batch, n) samples from index `first` on
     keys: Tensor | None = None  # (batch,) of the dither's noise
+    noise: np.ndarray | None = None  # (batch, channels) estimates, of `micro`
     first: int = 0
     n_samples: int = 0
     n_frames: int = 0
 
 
 class FeatureExtractor(nn.Module):
-    """Kaldi's spectrogram, fbank or MFCC, by the type of `options`. Holds constants only, so one serves any number of
-    streams.
+    """Kaldi's spectrogram, fbank or MFCC, or `micro`, by the type of `options`. Holds constants only, so one serves any
+    number of streams.
 
     On a processor `kernel` computes the frames: they have the same bits in any chunk and any batch. On a GPU, in
-    float64 and where a gradient is wanted, operations of torch do, which agree with it to 1e-4.
+    float64 and where a gradient is wanted, operations of torch do, which agree with it to 1e-4; `micro`, which is whole
+    numbers, is computed on a processor for all of them and has no gradient.
     """
 
     def __init__(self, options: Options):
         super().__init__()
         self.options = options
-        kernel.of(options)  # what cannot be built is said now
-        self.register_buffer("window", torch.from_numpy(tables.window(options)), persistent=False)
+        if isinstance(options, MicroOptions):
+            window = np.zeros(0, np.float32)  # tells the device and the type alone
+        else:
+            kernel.of(options)  # what cannot be built is said now
+            window = tables.window(options)
+        self.register_buffer("window", torch.from_numpy(window), persistent=False)
         if isinstance(options, MfccOptions):
             self.register_buffer("dct", torch.from_numpy(tables.dct(options)), persistent=False)
 
@@ -74,11 +82,13 @@ class FeatureExtractor(nn.Module):
 
     def initial_state(self, batch: int = 1, utterances: Sequence[int] | None = None) -> FeatureState:
         """Streams that have not begun; `utterances` as in `forward`."""
-        keys = None
+        keys = noise = None
+        if isinstance(self.options, MicroOptions):
+            noise = np.zeros((batch, self.dim), np.int64)
         if self.options.dither:
             keys = [dither.key(self.options.dither_seed, u) for u in utterances or [0] * batch]
             keys = torch.tensor(keys, device=self.window.device)
-        return FeatureState(self.window.new_empty(batch, 0), keys)
+        return FeatureState(self.window.new_empty(batch, 0), keys, noise)
 
     def stream(
         self, chunk: Tensor, state: FeatureState | None = None, flush: bool = False, warp: float = 1.0
@@ -86,6 +96,9 @@ class FeatureExtractor(nn.Module):
         """The next samples (batch, n) of a batch of streams to the frames (batch, m, dim) now determined.
 
         `flush` says that no sample follows. The state given is not altered.
+
+        Raises:
+            OptionError: of `kernel.of`; a gradient is wanted of `micro`.
         """
         o = self.options
         state = state or self.initial_state(len(chunk))
@@ -95,8 +108,14 @@ class FeatureExtractor(nn.Module):
         n_samples = state.n_samples + chunk.shape[1]
         step = advance(o, state.first, n_samples, state.n_frames, flush)
         count, tail = step.end - step.begin, held[:, step.keep :].clone()
-        after = FeatureState(tail, state.keys, state.first + step.keep, n_samples, step.end)
+        noise = None if state.noise is None else state.noise.copy()
+        after = FeatureState(tail, state.keys, noise, state.first + step.keep, n_samples, step.end)
         wants_gradient = held.requires_grad and torch.is_grad_enabled()
+        if isinstance(o, MicroOptions):
+            if wants_gradient:
+                raise OptionError("type=micro is computed in whole numbers, which have no gradient; type=fbank has")
+            covered = joined(held.detach().cpu().numpy(), step.covered, np.concatenate)
+            return torch.from_numpy(micro.frames(covered, count, noise)).to(held), after
         if held.device.type == "cpu" and held.dtype == torch.float32 and not wants_gradient:
             keys = None if state.keys is None else state.keys.numpy()
             covered = joined(held.detach().numpy(), step.covered, np.concatenate)

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from kws.features import dither, kernel
+from kws.features import dither, kernel, micro
 from kws.features.framing import advance, joined
-from kws.features.options import Options
+from kws.features.options import MicroOptions, Options
 
 
 class OnlineExtractor:
-    """One stream of Kaldi's spectrogram, fbank or MFCC: the bits of `FeatureExtractor`, however it is cut.
+    """One stream of Kaldi's spectrogram, fbank, MFCC or `micro`: the bits of `FeatureExtractor`, however it is cut.
 
     Args:
         warp: VTLN factor.
@@ -19,7 +19,9 @@ class OnlineExtractor:
     """
 
     def __init__(self, options: Options, warp: float = 1.0, utterance: int = 0):
-        self.options, self.tables = options, kernel.of(options, warp)
+        self.options = options
+        if not isinstance(options, MicroOptions):
+            self.tables = kernel.of(options, warp)
         self.keys = [dither.key(options.dither_seed, utterance)]
         self.reset()
 
@@ -30,6 +32,7 @@ class OnlineExtractor:
     def reset(self) -> None:
         self._samples = np.zeros(0, np.float32)  # from index `_first` on: what coming frames will read again
         self._first = self._n_samples = self._n_frames = 0
+        self._noise = np.zeros((1, self.dim), np.int64)
 
     def push(self, samples: np.ndarray, flush: bool = False) -> np.ndarray:
         """The next samples (n,) in int16 units to the frames (m, dim) float32 that they determine; `flush` says that
@@ -38,7 +41,11 @@ class OnlineExtractor:
         self._n_samples += len(samples)
         step = advance(self.options, self._first, self._n_samples, self._n_frames, flush)
         covered = joined(np.asarray(held, np.float32)[None], step.covered, np.concatenate)
-        out = kernel.frames(covered, step.begin, step.end - step.begin, self.options, self.tables, self.keys)
+        count = step.end - step.begin
+        if isinstance(self.options, MicroOptions):
+            out = micro.frames(covered, count, self._noise)
+        else:
+            out = kernel.frames(covered, step.begin, count, self.options, self.tables, self.keys)
         if flush:
             self.reset()
         else:

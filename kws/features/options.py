@@ -158,8 +158,26 @@ class MfccOptions(MelOptions):
         return self.num_ceps
 
 
-Options = SpectrogramOptions | FbankOptions | MfccOptions
-TYPES = {"fbank": FbankOptions, "mfcc": MfccOptions, "spectrogram": SpectrogramOptions}
+@dataclass(frozen=True, kw_only=True)
+class MicroOptions:
+    """The front-end of ESPHome's micro_wake_word (`kws.features.micro`), which has but one setting of everything."""
+
+    allow_downsample: bool = False
+    allow_upsample: bool = False
+    sample_frequency: ClassVar[float] = 16000.0
+    frame_length: ClassVar[float] = 30.0
+    frame_shift: ClassVar[float] = 10.0
+    window_samples: ClassVar[int] = 480
+    shift_samples: ClassVar[int] = 160
+    snip_edges: ClassVar[bool] = True
+    dither: ClassVar[float] = 0.0
+    dither_seed: ClassVar[int] = 0
+    dim: ClassVar[int] = 40
+    resamples = FrameOptions.resamples
+
+
+Options = SpectrogramOptions | FbankOptions | MfccOptions | MicroOptions
+TYPES = {"fbank": FbankOptions, "mfcc": MfccOptions, "spectrogram": SpectrogramOptions, "micro": MicroOptions}
 NOT_IN_CONF = ("dither_seed", "htk_mode")  # one is ours, the other Kaldi's but not on its command line
 # options of compute-*-feats itself, which are about files: `kws.extract` has them as its arguments
 OF_THE_PROGRAM = ("channel", "debug_mel", "min_duration", "output_format", "subtract_mean", "utt2spk", "verbose",

@@ -129,7 +129,8 @@ class Trainer:
             KwsError: a loss that is no number, with its batch.
         """
         c = self.cfg.train
-        say(cost(self.model, self.features["frame_shift"], self.features["frame_length"]).table())
+        options = make_options(**self.features)
+        say(cost(self.model, options.frame_shift, options.frame_length).table())
         say(
             f"{len(self.data['train'])} training clips, {len(self.data['validation'])} for validation, "
             f"{len(self.labels)} labels: {' '.join(self.labels)}"
