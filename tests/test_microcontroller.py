@@ -11,7 +11,7 @@ from kws.errors import KwsError
 from kws.features import make_options
 from kws.features.extractor import FeatureExtractor
 from kws.models import build
-from kws.spotter import Trained
+from kws.training.trained import Trained
 
 reason = "pip install 'kws[tflite]'"
 tflite = pytest.importorskip("kws.exporting.tflite", reason=reason, exc_type=ImportError)

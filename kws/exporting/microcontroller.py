@@ -18,7 +18,7 @@ from kws.exporting import micro_wake_word, tflite
 from kws.exporting.tflm import MicroStream
 from kws.features import describe
 from kws.models.acoustic import CLIP
-from kws.spotter import Trained
+from kws.training.trained import Trained
 
 CALIBRATION_CLIPS = 100
 
