@@ -1,6 +1,6 @@
 """Says how many words a spotter hears in a stream of clips with background between them, and how often it is wrong.
 
-    python -m kws.benchmarks.listening checkpoint=runs/sc15-ghost split=validation
+    python -m kws.benchmarks.listening checkpoint=runs/sc15-ghost_100k split=validation
     python -m kws.benchmarks.listening checkpoint=… data=folder data.root=my_words clips=50 wav=stream.wav
 
 Alarms answer clips by the rule of kws.alarms.labels; every other alarm is false: another word, a second alarm, or one

@@ -1,14 +1,33 @@
 #!/usr/bin/env bash
-# Trains and judges the sc15 task: recipes/speech_commands/run.sh FOLDER [model …]
-# FOLDER is a copy of Speech Commands; the models default to ghost and dscnn.
+# Trains and judges the sc15 ladder: recipes/speech_commands/run.sh FOLDER [KOKORO [RUNG …]]
+# FOLDER is a copy of Speech Commands; KOKORO one of Kokoro's files (data/README.md), or "" for espeak-ng alone.
+# Stopped and started again it goes on where it was.
 set -euo pipefail
 root=${1:?the folder that holds Speech Commands}
-shift
-[ $# -gt 0 ] || set -- ghost dscnn
-for model in "$@"; do
-  width=1.8
-  [ "$model" = dscnn ] && width=1.85  # as large as ghost at 1.8
-  python -m kws.train experiment=sc15 "data.root=$root" "model=$model" "model.width=$width"
-  python -m kws.evaluate "checkpoint=runs/sc15-$model" split=validation "json=runs/sc15-$model/validation.json"
-  python -m kws.benchmarks.listening "checkpoint=runs/sc15-$model" split=validation
+kokoro=${2:-}
+rungs=("${@:3}")
+[ ${#rungs[@]} -gt 0 ] || rungs=(dscnn-10k ghost-10k dscnn-30k ghost-30k dscnn-100k ghost-100k)
+made=(data.synthetic_clips=60 data.sentences=200 data.synthetic.unknown_share=0.6)
+[ -z "$kokoro" ] || made+=("data.synthetic.synthesisers=[espeak,kokoro]" "data.synthetic.kokoro.root=$kokoro"
+  data.synthetic.kokoro.per_word=null)
+python -m kws.train experiment=sc15 "data.root=$root" name=sc15-teacher model=dscnn model.width=3 \
+  train.mixup=0.2 train.epochs=60 seed=11
+for rung in "${rungs[@]}"; do
+  case $rung in # as large as fits below the rung with 17 labels
+    dscnn-10k) model=(model=dscnn model.width=0.46 model.divisor=2) ;;
+    dscnn-30k) model=(model=dscnn model.width=0.97 model.divisor=2) ;;
+    dscnn-100k) model=(model=dscnn_100k) ;;
+    ghost-10k) model=(model=ghost model.width=0.42) ;;
+    ghost-30k) model=(model=ghost model.width=0.88) ;;
+    ghost-100k) model=(model=ghost_100k) ;;
+    bcresnet-10k) model=(model=bcresnet) ;;
+    bcresnet-30k) model=(model=bcresnet model.width=2) ;;
+    bcresnet-100k) model=(model=bcresnet model.width=3) ;;
+    *) echo "no rung $rung" >&2 && exit 2 ;;
+  esac
+  python -m kws.train experiment=sc15 "data.root=$root" "name=sc15-$rung" "${model[@]}" "${made[@]}" \
+    'train.teachers=[runs/sc15-teacher]' train.epochs=60
+  python -m kws.export "checkpoint=runs/sc15-$rung" "output=runs/sc15-$rung/spotter.onnx" licence=CC-BY-4.0
+  python -m kws.evaluate "checkpoint=runs/sc15-$rung/spotter.onnx" data=speech_commands "data.root=$root" \
+    data.task=sc15 split=validation "json=runs/sc15-$rung/validation.json"
 done
