@@ -3,11 +3,12 @@
     python -m kws.compress checkpoint=runs/ghost-synthetic method=linear method.bits=4
     python -m kws.compress checkpoint=… method=kmeans method.bits=2 finetune.epochs=5    then trains through it
     python -m kws.compress checkpoint=… method=channels method.keep=0.5 json=report.json
-    python -m kws.train init_from=runs/… compress=binary                                 the same in a training of one's own
+    python -m kws.train init_from=runs/… compress=binary                                 the same as a training alone
 
 Methods: linear, kmeans, log, binary, ternary (weights of a few bits), prune, n_of_m (weights that are 0), channels,
-low_rank (a smaller network), none (one set of float32 weights: the yardstick). Weights of convolutions and linear layers
-are compressed; batch norm, biases, recurrent layers and the input's normalisation stay as they are, and are counted.
+low_rank (a smaller network), none (one set of float32 weights: the yardstick). Compressed are the weights of
+convolutions and linear layers; batch norm, biases, recurrent layers and the input's normalisation stay as they are, and
+are counted.
 
 The new run, in <runs>/<name>, holds best.pt, packed to its bits: it evaluates, listens, exports, starts others
 (init_from) and is compressed again as any other. With finetune.epochs there is also <name>-tuned, the run that trained
@@ -43,6 +44,7 @@ from kws.spotter import Trained, open_checkpoint
 from kws.train import train
 from kws.training import checkpoint
 from kws.training.evaluation import evaluate
+from kws.training.trainer import Stopped
 
 
 @command("compress")
@@ -81,8 +83,12 @@ def main(cfg: DictConfig) -> None:
     if tune.epochs:
         start = folder / checkpoint.BEST if isinstance(method, Structure) else source
         run = run_config(content["config"], cfg, f"{name}-tuned", start)
-        train(run, folder.with_name(run.name))
         tuned = folder.with_name(run.name) / checkpoint.BEST
+        try:
+            train(run, tuned.parent)
+        except Stopped as stop:
+            print(f"stopped; {tuned.with_name(checkpoint.LAST)} holds everything. The same command goes on from there.")
+            raise SystemExit(stop.code) from None
         figures["tuned"] = measured(tuned, open_checkpoint(tuned), config, cfg.workers)
     print(report(figures))
     drawn = {row["name"]: (before.model.state_dict()[row["name"]], packed[row["name"]].value())
@@ -133,21 +139,17 @@ def carried(weights: dict[str, Tensor], carry: Carry) -> dict[str, Tensor]:
 
 
 def run_config(config: dict, cfg: DictConfig, name: str, start: Path) -> DictConfig:
-    """The configuration of a training that goes on from `start`: the checkpoint's own, and what it is too old to say."""
-    base = OmegaConf.load(conf_dir() / "train.yaml")
-    base.loss = OmegaConf.load(conf_dir() / "loss" / "clip.yaml")
-    for key in ("defaults", "hydra"):
-        del base[key]
-    train = OmegaConf.merge(base.train, config["train"], {
-        "epochs": cfg.finetune.epochs, "workers": cfg.workers, "threads": cfg.threads,
+    """The configuration of a training that goes on from `start`: the checkpoint's own, with what it is too old for."""
+    default = OmegaConf.load(conf_dir() / "train.yaml")
+    ours = {"epochs": cfg.finetune.epochs, "workers": cfg.workers, "threads": cfg.threads}
+    run = OmegaConf.create({
+        "loss": OmegaConf.load(conf_dir() / "loss" / "clip.yaml"), **config, "name": name, "runs": str(cfg.runs),
+        "train": OmegaConf.merge(default.train, config["train"], ours), "resume": default.resume,
+        "init_from": str(start), "init_overlap": False, "init_names": False,
     })  # fmt: skip
-    resume = base.resume
-    base = OmegaConf.merge(base, {key: value for key, value in config.items() if key != "train"})
-    base.train, base.resume = train, resume
-    base.name, base.runs, base.init_from, base.init_overlap = name, str(cfg.runs), str(start), False
-    lr = cfg.finetune.lr
-    base.optim.optimizer.lr = base.optim.optimizer.lr / 2 if lr is None else lr
-    return base
+    optimizer = run.optim.optimizer
+    optimizer.lr = optimizer.lr / 2 if cfg.finetune.lr is None else cfg.finetune.lr
+    return run
 
 
 def measured(path: Path, trained: Trained, config: dict, workers: int) -> dict:

@@ -53,4 +53,3 @@ class KMeans(WeightMethod):
                 break
             centres = moved
         return centres
-

@@ -4,25 +4,32 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from kws.blocks.base import RepConv
 from kws.compression.method import Carry, Structure, check
 from kws.errors import KwsError
 from kws.models import AcousticModel
 from kws.streaming import CausalConv, Chain, prepare
 
 
-def rank_of(conv: nn.Module, share: float) -> int:
-    """The rank at which two convolutions take `share` of the multiplications of this one; 0 where it is no pointwise
-    convolution, or none is."""
-    if not isinstance(conv, CausalConv) or conv.kernel_size != (1, 1) or conv.groups != 1:
-        return 0
-    return int(share * conv.in_channels * conv.out_channels / (conv.in_channels + conv.out_channels))
+def ranks(model: nn.Module, share: float) -> dict[str, int]:
+    """By name of a pointwise convolution, the rank at which two take `share` of its multiplications; those that are too
+    thin for it, and branches that fold into one convolution, are left out."""
+    found, folding = {}, ()
+    for name, module in model.named_modules():
+        if isinstance(module, RepConv):
+            folding += (f"{name}.",)
+        if isinstance(module, CausalConv) and module.kernel_size == (1, 1) and module.groups == 1:
+            c_in, c_out = module.in_channels, module.out_channels
+            rank = int(share * c_in * c_out / (c_in + c_out))
+            if rank and not name.startswith(folding):
+                found[name] = rank
+    return found
 
 
 def build(model: dict, share: float, **kwargs) -> AcousticModel:
     """A configured model (see `kws.models.build` for `kwargs`) with its pointwise convolutions in two."""
     built = instantiate(model, **kwargs)
-    split = {name: r for name, module in built.named_modules() if (r := rank_of(module, share))}
-    for name, rank in split.items():
+    for name, rank in ranks(built, share).items():
         parent, _, child = name.rpartition(".")
         conv = built.get_submodule(name)
         thin = CausalConv(conv.in_channels, rank, stride=(conv.time_stride, conv.stride[0]))
@@ -50,22 +57,22 @@ class LowRank(Structure):
         }  # fmt: skip
 
     def carry(self, model: nn.Module, smaller: nn.Module) -> tuple[Carry, Carry]:
-        ranks = {f"{name}.weight": r for name, module in model.named_modules() if (r := rank_of(module, self.share))}
-        if not ranks:
+        split = ranks(model, self.share)
+        if not split:
             raise KwsError("method=low_rank: this model has no pointwise convolution that would become cheaper")
 
         def weight(name: str, value: Tensor) -> dict[str, Tensor]:
             stem, _, kind = name.rpartition(".")
-            if f"{stem}.weight" not in ranks:
+            if stem not in split:
                 return {name: value}
             if kind == "bias":
                 return {f"{stem}.1.bias": value}
             u, s, v = torch.linalg.svd(value[:, :, 0, 0].double(), full_matrices=False)
-            r = ranks[name]
+            r = split[stem]
             first, second = s[:r, None].sqrt() * v[:r], u[:, :r] * s[:r].sqrt()
             return {f"{stem}.{i}.weight": w.to(value)[:, :, None, None] for i, w in enumerate((first, second))}
 
         def moment(name: str, value: Tensor) -> dict[str, Tensor]:
-            return {} if name in ranks else weight(name, value)
+            return {} if name.removesuffix(".weight") in split else weight(name, value)
 
         return weight, moment

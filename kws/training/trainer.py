@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kws import losses
 from kws.augment import Augment, mask
-from kws.compression import Method
+from kws.compression import Method, Structure
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import Source
 from kws.errors import KwsError
@@ -98,7 +98,9 @@ class Trainer:
         ).to(self.device)
         self.loss = instantiate(cfg.loss, labels=self.labels, step_ms=self.model.stride * options.frame_shift)
         self.ema = copy.deepcopy(self.model) if c.ema else None
-        self.method: Method = instantiate(cfg.compress, _convert_="all") if cfg.get("compress") else Method()
+        self.method = instantiate(cfg.compress, _convert_="all") if cfg.get("compress") else Method()
+        if isinstance(self.method, Structure):
+            raise KwsError("compress: this method makes another network: use kws.compress method=… finetune.epochs=…")
         self.per_epoch = Batches(len(self.data["train"]), c.batch_size, (0, 1)).per_epoch()
         self.total_steps = self.per_epoch * c.epochs
         try:
