@@ -63,8 +63,8 @@ def main(cfg: DictConfig) -> None:
     chosen = HydraConfig.get().runtime.choices["compress@method"]
     name = str(cfg.name or f"{config['name']}-{chosen}")
     folder = Path(str(cfg.runs)) / name
-    if source.parent.resolve() == folder.resolve():
-        raise KwsError(f"name={name}: {folder} holds the checkpoint itself; choose another name")
+    if source.parent.resolve() == folder.resolve() or (folder / "metrics.jsonl").exists():
+        raise KwsError(f"name={name}: {folder} holds a run, which would be overwritten; choose another name")
     content = compressed(saved, before, method, OmegaConf.to_container(cfg.method, resolve=True))
     content["config"] |= {"name": name, "runs": str(cfg.runs)}
     try:

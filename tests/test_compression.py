@@ -440,6 +440,8 @@ def test_the_command_line(folder, tmp_path):
     wrong = run(*arguments, "method=linear", "method.bits=12", module="kws.compress", check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: bits=12: expected a whole number from 2 to 8"
+    held = run(*arguments, f"runs={folder.parent}", f"name={folder.name}", module="kws.compress", check=False)
+    assert "holds a run, which would be overwritten; choose another name" in held.stderr
     unknown = run(*arguments, "method=svd", module="kws.compress", check=False)
     assert unknown.returncode == 2
     assert "low_rank" in unknown.stderr
