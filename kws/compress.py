@@ -40,10 +40,10 @@ from kws.features.extractor import FeatureExtractor
 from kws.losses import PerClip
 from kws.metrics import accuracy, wilson_interval
 from kws.models.cost import cost
-from kws.spotter import Trained, open_checkpoint
 from kws.train import train
 from kws.training import checkpoint
 from kws.training.evaluation import evaluate
+from kws.training.trained import Trained, open_checkpoint
 from kws.training.trainer import Stopped
 
 

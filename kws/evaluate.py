@@ -37,9 +37,9 @@ from kws.losses import PerClip
 from kws.metrics import accuracy, per_word, wilson_interval
 from kws.models.cost import cost
 from kws.runtime import Spotter
-from kws.spotter import Trained, open_checkpoint
 from kws.training.distributed import pick_device
 from kws.training.evaluation import evaluate
+from kws.training.trained import Trained, open_checkpoint
 
 
 class Samples:

@@ -22,8 +22,8 @@ from kws.config import command
 from kws.data.espeak import engine
 from kws.errors import KwsError
 from kws.listening.opened import decision_of
-from kws.spotter import Trained, open_checkpoint
 from kws.training import checkpoint
+from kws.training.trained import Trained, open_checkpoint
 
 TOLERANCE = 1e-4  # of a probability
 

@@ -29,9 +29,10 @@ from kws.errors import KwsError
 from kws.exporting.spotter import compare, export
 from kws.models import build, fold
 from kws.models.cost import cost
-from kws.spotter import Spotter, open_checkpoint
+from kws.spotter import Spotter
 from kws.training import checkpoint
 from kws.training.start import begin
+from kws.training.trained import open_checkpoint
 from kws.training.trainer import Stopped, Trainer
 
 METHODS = sorted(path.stem for path in (conf_dir() / "compress").glob("*.yaml"))

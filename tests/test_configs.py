@@ -11,10 +11,11 @@ from hydra.utils import instantiate
 from kws import audio
 from kws.config import conf_dir
 from kws.data.speech_commands import FIFTEEN
-from kws.spotter import Spotter, open_checkpoint
+from kws.spotter import Spotter
 from kws.training import checkpoint
 from kws.training.log import read_rows
 from kws.training.start import begin
+from kws.training.trained import open_checkpoint
 from kws.training.trainer import Trainer
 
 

@@ -85,6 +85,8 @@ def test_clips_are_placed_whole_and_long_ones_at_their_loudest(tmp_path):
     data = ClipDataset(clips, ["a"], extractor, 1000)
     long, short, part = (data[(0, i)]["wave"].numpy() for i in range(3))
     assert np.count_nonzero(long) == 4000
+    other = ClipDataset([Clip(clips[0].path, "_unknown_")], ["_unknown_"], extractor, 1000)
+    assert len({np.count_nonzero(other[(e, 0)]["wave"].numpy()) for e in range(20)}) > 3  # any stretch
     assert np.flatnonzero(short).tolist() == list(range(7200, 8800))
     assert np.count_nonzero(part) == 4000
     moved = ClipDataset(clips, ["a"], extractor, 1000, Augment(onset_ms=0, lead_ms=300))

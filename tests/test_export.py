@@ -22,8 +22,8 @@ from kws.features.extractor import FeatureExtractor
 from kws.inspect import describe
 from kws.runtime import ModelError, Spotter
 from kws.runtime.file import OPERATORS, read, write_about
-from kws.spotter import Trained, open_checkpoint
 from kws.train import train
+from kws.training.trained import Trained, open_checkpoint
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 LABELS = ["yes", "no", "_unknown_", "_silence_"]

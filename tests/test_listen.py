@@ -13,8 +13,9 @@ from conftest import RATE, ROOT, config, run, spoken, tiny
 
 from kws import audio
 from kws.data.folder import Folder
-from kws.spotter import Spotter, open_checkpoint
+from kws.spotter import Spotter
 from kws.train import train
+from kws.training.trained import open_checkpoint
 
 DECISION = {"threshold": 0.5, "smoothing_ms": 100.0, "refractory_ms": 300.0, "warm_up_ms": 300.0}
 

@@ -20,8 +20,8 @@ from wyoming.wake import Detection
 from kws import audio
 from kws.exporting.spotter import export
 from kws.runtime import Spotter
-from kws.spotter import open_checkpoint
 from kws.train import train
+from kws.training.trained import open_checkpoint
 
 pytestmark = pytest.mark.slow
 DECISION = {"threshold": 0.5, "smoothing_ms": 100, "refractory_ms": 300, "warm_up_ms": 300}

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import config
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -144,7 +145,7 @@ def test_yaml_holds_every_argument(name, tmp_path):
     write_manifest(tmp_path / "m.jsonl", Folder(tmp_path / "c", silence=False).clips("train"))
     kaldi_directory(tmp_path / "k", Folder(tmp_path / "c", silence=False).clips("train"))
     given = {
-        "speech_commands": {"root": str(tmp_path / "c"), "words": ["go"]},
+        "speech_commands": {"root": str(tmp_path / "c"), "words": ["go"], "synthetic": None},
         "folder": {"root": str(tmp_path / "c")},
         "manifest": {"path": str(tmp_path / "m.jsonl")},
         "kaldi": {"root": str(tmp_path / "k")},
@@ -183,6 +184,23 @@ def test_published_tasks(tmp_path):
     assert SpeechCommands(root, words=["marvin"]).labels == ["marvin", UNKNOWN, SILENCE]
     assert counts(SpeechCommands(root, words=["marvin"]), "train")[UNKNOWN] == 34 * spoken["train"]
     assert counts(SpeechCommands(root, unknown_share=None), "train")[UNKNOWN] == 25 * spoken["train"]
+
+
+def test_synthesised_clips_join_those_that_train_alone(tmp_path):
+    root, words = corpus(tmp_path / "sc", TEN, takes=1), ["go", "stop"]
+    given = ["data=speech_commands", f"data.root={root}", "data.words=[go,stop]",
+             f"data.synthetic.cache={tmp_path}/made", "data.synthetic.noise_seconds=2"]  # fmt: skip
+    more = ["data.synthetic_clips=9", "data.sentences=5", "data.synthetic.unknown_share=2"]
+    plain, joined = (instantiate(config("train", *given, *extra).data, _convert_="all") for extra in ([], more))
+    joined.prepare()
+    for split in ("validation", "test"):
+        assert joined.clips(split) == plain.clips(split)
+    before, after = counts(plain, "train"), counts(joined, "train")
+    assert after - before == Counter(go=9, stop=9, _unknown_=36)
+    said = [text for text in joined.synthetic.other_words if " " in text]
+    assert len(said) == 5
+    assert not any(set(words) & set(text.split()) for text in said)
+    assert all(Path(clip.path).is_file() for clip in joined.clips("train"))
 
 
 def test_splits_keep_speakers_apart_and_never_move(tmp_path, monkeypatch):

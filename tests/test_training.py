@@ -14,13 +14,15 @@ import torch
 from conftest import RATE, ROOT, config, run, tiny
 
 from kws import audio
+from kws.augment import mask
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.errors import KwsError
-from kws.spotter import open_checkpoint
+from kws.losses import PerClip, targets
 from kws.train import train
 from kws.training import checkpoint
 from kws.training.log import read_rows
 from kws.training.start import begin
+from kws.training.trained import open_checkpoint
 from kws.training.trainer import Trainer
 
 
@@ -154,6 +156,33 @@ def test_numbers_that_cannot_be_are_named(corpus, tmp_path, wrong, expected):
 def test_a_mixture_has_no_words_end(corpus, tmp_path):
     with pytest.raises(KwsError, match=r"train\.mixup: .* where a word ends"):
         Trainer(config("train", *tiny(corpus, "loss=max_pool", "train.mixup=0.2")), tmp_path)
+
+
+def test_a_student_answers_as_its_teachers_do(corpus, finished, tmp_path):
+    distilled = f"train.teachers=[{finished[0]}]", "train.teacher_share=0.9", "train.label_smoothing=0"
+    trainer = Trainer(config("train", *tiny(corpus, *distilled)), tmp_path / "run")
+    frames = torch.randn(5, 68, trainer.model.n_features)
+    teacher = open_checkpoint(finished[0]).model
+    assert torch.allclose(trainer.teachers(frames), teacher.clip_logits(frames).softmax(dim=1), atol=1e-6)
+    seen = []
+    own = trainer.loss
+    trainer.loss = type("Seen", (PerClip,), {"__call__": lambda _, *given: seen.append(given[1]) or own(*given)})([], 0)
+    batch = next(iter(load(trainer.data["train"], trainer._batches(0), 0)))
+    trainer._train_step(batch)
+    hidden = mask(batch["frames"], batch["masks"], trainer.model.mean)
+    expected = 0.1 * targets(batch["label"], len(trainer.labels)) + 0.9 * trainer.teachers(hidden)
+    assert torch.allclose(seen[0], expected, atol=1e-6)
+    assert trained(corpus, tmp_path / "run", *distilled) > 0
+
+
+def test_teachers_that_cannot_teach_are_named(corpus, finished, tmp_path):
+    teacher = f"train.teachers=[{finished[0]}]"
+    with pytest.raises(KwsError, match=r"train\.teachers: .* answers .*; expected"):
+        Trainer(config("train", *tiny(corpus, teacher, "data.silence=false")), tmp_path)
+    with pytest.raises(KwsError, match=r"train\.teachers: .* another front-end"):
+        Trainer(config("train", *tiny(corpus, teacher, "features.num_mel_bins=30")), tmp_path)
+    with pytest.raises(KwsError, match=r"train\.teachers: .* loss=clip"):
+        Trainer(config("train", *tiny(corpus, teacher, "loss=max_pool")), tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named(corpus, tmp_path):

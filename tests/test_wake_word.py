@@ -154,7 +154,7 @@ def test_near_words_are_near_and_never_the_word():
     found = near("computer", ["computers", "elephant", "commuter", "commuter trains", "apple"], 3)
     assert found[:2] == ["commuter", "commuter trains"]
     assert "computers" not in found
-    said = sentences(20, "statement")
+    said = sentences(20, ["statement"])
     assert len(said) >= 15
     assert not any("statement" in text for text in said)
 

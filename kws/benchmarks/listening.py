@@ -25,8 +25,9 @@ from kws.errors import KwsError
 from kws.evaluate import chosen_clips
 from kws.listening.opened import decision_of
 from kws.metrics import wilson_interval
-from kws.spotter import Spotter, open_checkpoint
+from kws.spotter import Spotter
 from kws.training import checkpoint
+from kws.training.trained import open_checkpoint
 
 
 @command("listening")

@@ -29,8 +29,8 @@ from kws.models.acoustic import AcousticModel
 from kws.models.cost import cost
 from kws.progress import progress
 from kws.runtime import Spotter
-from kws.spotter import Trained
 from kws.training.log import read_rows
+from kws.training.trained import Trained
 
 COLUMNS = {  # of the table: heading and how a figure is written; those of rounds are medians with their spread
     "model": ("model", "{}"),

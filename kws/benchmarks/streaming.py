@@ -28,7 +28,7 @@ from kws.config import command
 from kws.errors import KwsError
 from kws.exporting.spotter import export
 from kws.runtime import Spotter
-from kws.spotter import Trained, open_checkpoint
+from kws.training.trained import Trained, open_checkpoint
 
 ASKED = {20: 1.3, 100: 0.5}  # of pymicro-wakeword's CPU, by chunk
 

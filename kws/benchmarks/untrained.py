@@ -11,7 +11,7 @@ from kws.config import conf_dir
 from kws.errors import KwsError
 from kws.features import make_options
 from kws.features.extractor import FeatureExtractor
-from kws.spotter import Trained
+from kws.training.trained import Trained
 
 
 def names() -> list[str]:

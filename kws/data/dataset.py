@@ -22,8 +22,8 @@ class ClipDataset(Dataset):
     """Labelled clips as waves (window,), and in batches as frames.
 
     A clip shorter than the window stands somewhere in it (in the middle without augmentation) with background or
-    nothing around it; of a longer one the loudest stretch is taken, of `_silence_` any. With `spans`, of a longer clip
-    of `_unknown_` any stretch is taken too, and of one of a word a stretch that the word, found by its energy, ends in.
+    nothing around it; of a longer one the loudest stretch is taken, of `_silence_` and `_unknown_` any. With `spans`,
+    of a longer clip of a word it is a stretch that the word, found by its energy, ends in.
 
     An item is asked for as (epoch, index): every random choice is a function of (seed, epoch, index).
 
@@ -106,7 +106,7 @@ class ClipDataset(Dataset):
         alone = not (chance and self.others and rng.random() < chance)
         if span is not None and not alone:  # the neighbours speak where silence was
             wave, span = wave[slice(*span)], (0, span[1] - span[0])
-        wave, start = self._placed(wave, rng, span)
+        wave, start = self._placed(wave, rng, span, clip.label == UNKNOWN)
         if not alone:
             self._neighbours(wave, speech, rng)
         wave = self.augment.filter(wave, self.rate, rng)
@@ -118,8 +118,8 @@ class ClipDataset(Dataset):
             wave = mix(wave, self._background(noise, rng), snr, speech)
         return wave * self.augment.loudness(rng), None if span is None else start + span[1]
 
-    def _placed(self, wave: np.ndarray, rng: np.random.Generator, span: tuple | None) -> tuple[np.ndarray, int]:
-        """The clip in a window of zeros, and where it begins there."""
+    def _placed(self, wave: np.ndarray, rng: np.random.Generator, span: tuple | None, any_stretch: bool):
+        """The clip in a window of zeros (n,), and where it begins there."""
         room = self.window - len(wave)
         if span is not None:  # the word, with what is around it as far as there is any
             start = self.augment.start(self.window - (span[1] - span[0]), self.rate, rng)
@@ -127,7 +127,7 @@ class ClipDataset(Dataset):
         elif room >= 0:
             start = self.augment.start(room, self.rate, rng)
             start = min(max(start, -(len(wave) // 2)), self.window - len(wave) // 2)  # half of a clip stays at least
-        elif self.spans:
+        elif any_stretch:
             start = -int(rng.integers(-room + 1))
         else:
             energy = np.concatenate([[0.0], np.cumsum(np.square(wave, dtype=np.float64))])

@@ -38,9 +38,11 @@ def vocabulary() -> list[str]:
     return sorted({word.lower() for text in topics.values() for word in re.findall(r"\b[A-Za-z][a-z]{3,}\b", text)})
 
 
-def sentences(count: int, without: str, n_words: int = 9) -> list[str]:
-    """`count` stretches of prose of Python's reference, evenly spread over it, in which `without` is not heard."""
+def sentences(count: int, without: Iterable[str], n_words: int = 9) -> list[str]:
+    """`count` stretches of prose of Python's reference, evenly spread over it, in which no word of `without` is
+    heard."""
     prose = [word for _, text in sorted(topics.items()) for word in re.findall(r"\b[A-Za-z][a-z']*\b", text)]
-    sound, step = engine().phonemes(without, ACCENT), max(n_words, len(prose) // max(count, 1))
+    sounds, step = [engine().phonemes(word, ACCENT) for word in without], max(n_words, len(prose) // max(count, 1))
     found = (" ".join(prose[at : at + n_words]).lower() for at in range(0, len(prose) - n_words, step))
-    return list(dict.fromkeys(text for text in found if sound not in engine().phonemes(text, ACCENT)))[:count]
+    said = {text: engine().phonemes(text, ACCENT) for text in found}
+    return [text for text, heard in said.items() if not any(sound in heard for sound in sounds)][:count]

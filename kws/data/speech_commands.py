@@ -8,9 +8,11 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
-from kws.data.source import SPLITS, Clip, Source, hash_split, sound_files, speaker_of, subfolders
+from kws.data.near import sentences as prose
+from kws.data.source import SPLITS, UNKNOWN, Clip, Source, hash_split, sound_files, speaker_of, subfolders
 from kws.errors import KwsError
 from kws.progress import progress
 
@@ -50,11 +52,15 @@ class SpeechCommands(Source):
             for sc15 and where `words` are given.
         download: fetch the archive where `root` is missing or empty.
         url, sha256: another archive of the same layout.
+        synthetic: makes a `Synthetic` of `words` and `other_words`, whose clips join those that train.
+        synthetic_clips: how many it makes of each word; 0: none.
+        sentences: stretches of prose without the words, said beside `synthetic`'s other words.
     """
 
     def __init__(
         self, root="data/speech_commands", version="v2", task=12, words=None, unknown=None, silence=None,
         unknown_share="task", silence_share=0.1, download=True, url=None, sha256=None,
+        synthetic: Callable[..., Source] | None = None, synthetic_clips: int = 0, sentences: int = 0,
     ):  # fmt: skip
         if version not in ARCHIVES:
             raise KwsError(f"data.version={version}: choose one of {', '.join(ARCHIVES)}")
@@ -75,6 +81,20 @@ class SpeechCommands(Source):
             share if unknown_share == "task" else unknown_share,
             silence_share,
         )
+        for name, value in (("synthetic_clips", synthetic_clips), ("sentences", sentences)):
+            if not isinstance(value, int) or value < 0:
+                raise KwsError(f"data.{name}={value}: expected a whole number of at least 0")
+        self.synthetic = None
+        if synthetic is not None and synthetic_clips:
+            others = [*synthetic.keywords["other_words"], *prose(sentences, self.words)]
+            self.synthetic = synthetic(
+                words=self.words,
+                other_words=others,
+                per_word=synthetic_clips,
+                per_word_evaluation=0,
+                unknown=UNKNOWN in self.labels,
+                silence=False,
+            )
 
     @property
     def background(self) -> str | None:
@@ -88,9 +108,17 @@ class SpeechCommands(Source):
         return f"{self.root}, split by {' and '.join(there) or 'a hash of the speaker'}{missing},"
 
     def prepare(self) -> None:
-        """Downloads and unpacks the corpus where there is none yet."""
-        if self._words():
-            return
+        """Downloads and unpacks the corpus where there is none yet, and synthesises what is to join it."""
+        if not self._words():
+            self._bring()
+        if self.synthetic is not None:
+            self.synthetic.prepare()
+
+    def clips(self, split: str) -> list[Clip]:
+        made = self.synthetic.clips(split) if self.synthetic is not None and split == "train" else []
+        return super().clips(split) + made
+
+    def _bring(self) -> None:
         if self.root.exists() and (not self.root.is_dir() or os.listdir(self.root)):
             found = ", ".join(sorted(os.listdir(self.root))[:20]) if self.root.is_dir() else "a file"
             raise KwsError(f"{self.root}: expected folders of words, found {found}: point data.root at the corpus")

@@ -111,7 +111,7 @@ def _said(word: str, near_words: Iterable[str], n_near: int, n_sentences: int) -
     """What the synthesiser says beside the word."""
     own = list(near_words)
     return list(dict.fromkeys([*near(word, own, len(own)), *near(word, vocabulary(), n_near),
-                               *sentences(n_sentences, word)]))  # fmt: skip
+                               *sentences(n_sentences, [word])]))  # fmt: skip
 
 
 def _folder(path: str, option: str) -> str:

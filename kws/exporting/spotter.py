@@ -14,7 +14,7 @@ from kws.features import describe
 from kws.runtime import Spotter
 from kws.runtime.file import FORMAT, MAX_BYTES, write_about
 from kws.spotter import Spotter as TorchSpotter
-from kws.spotter import Trained
+from kws.training.trained import Trained
 
 
 def export(

@@ -27,8 +27,9 @@ def open_spotter(cfg: DictConfig, path: str) -> Opened:
     import torch
 
     from kws.alarms import thresholds
-    from kws.spotter import Spotter, open_checkpoint
+    from kws.spotter import Spotter
     from kws.training import checkpoint
+    from kws.training.trained import open_checkpoint
 
     torch.set_num_threads(1)  # a step is too small to share
     trained = open_checkpoint(path)

@@ -28,13 +28,14 @@ from kws.progress import progress
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
 from kws.training.log import RunLog
+from kws.training.teachers import Teachers
 from kws.workers import cores
 
 LIMITS = {  # of the numbers under `train`: what they are, the least, and what they stay below
     **dict.fromkeys(("epochs", "batch_size"), (int, 1, math.inf)),
     **dict.fromkeys(("workers", "threads", "patience", "checkpoint_every"), (int, 0, math.inf)),
     **dict.fromkeys(("clip_norm", "mixup"), (float, 0, math.inf)),
-    **dict.fromkeys(("ema", "label_smoothing"), (float, 0, 1)),
+    **dict.fromkeys(("ema", "label_smoothing", "teacher_share"), (float, 0, 1)),
     "window_ms": (float, 1, math.inf),
 }
 
@@ -84,6 +85,8 @@ class Trainer:
         spans = get_class(cfg.loss["_target_"]).spans
         if spans and c.mixup:
             raise KwsError("train.mixup: this loss asks where a word ends, which a mixture does not say")
+        if spans and c.teachers:
+            raise KwsError("train.teachers: this loss asks for every step, teachers answer a clip: say loss=clip")
         for split in ("train", "validation"):
             augment = instantiate(cfg.augment, _convert_="all") if split == "train" else Augment()
             self.data[split] = ClipDataset(
@@ -97,6 +100,7 @@ class Trainer:
             cfg.model, n_features=options.dim, n_classes=len(self.labels), shift_ms=options.frame_shift
         ).to(self.device)
         self.loss = instantiate(cfg.loss, labels=self.labels, step_ms=self.model.stride * options.frame_shift)
+        self.teachers = Teachers(list(c.teachers), self.labels, self.features, self.device) if c.teachers else None
         self.ema = copy.deepcopy(self.model) if c.ema else None
         self.method = instantiate(cfg.compress, _convert_="all") if cfg.get("compress") else Method()
         if isinstance(self.method, Structure):
@@ -198,6 +202,8 @@ class Trainer:
                 other = torch.randperm(len(labels)).to(self.device)
                 frames = share * frames + (1 - share) * frames[other]
                 target = share * target + (1 - share) * target[other]
+            if self.teachers is not None:
+                target = torch.lerp(target, self.teachers(frames), c.teacher_share)
         self.optimizer.zero_grad()
         with self.method.within(self.model, self.step / self.total_steps):
             with torch.autocast(self.device, torch.bfloat16, enabled=c.precision == "bf16"):

@@ -1,0 +1,39 @@
+"""Trained models whose answers another one learns."""
+
+import torch
+from torch import Tensor
+
+from kws.errors import KwsError
+from kws.features import describe
+from kws.models import fold
+from kws.training.trained import open_checkpoint
+
+
+class Teachers:
+    """The mean of what checkpoints answer, as targets (Hinton et al. 2015, arXiv:1503.02531, at temperature 1).
+
+    They hear what the student hears, masks and mixtures too (Beyer et al. 2022, arXiv:2106.05237).
+
+    Args:
+        paths: checkpoints, or folders of runs.
+        labels, features: of the student.
+
+    Raises:
+        KwsError: a checkpoint cannot be read, or has other labels or another front-end.
+    """
+
+    def __init__(self, paths: list[str], labels: list[str], features: dict, device: str):
+        trained = [open_checkpoint(path, device) for path in paths]
+        for path, one in zip(paths, trained, strict=True):
+            if one.labels != labels:
+                raise KwsError(f"train.teachers: {path} answers {', '.join(one.labels)}; expected {', '.join(labels)}")
+            if describe(one.options) != features:
+                raise KwsError(
+                    f"train.teachers: {path} has another front-end: {describe(one.options)}; expected {features}"
+                )
+        self.models = [fold(one.model) for one in trained]
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Frames (batch, frames, dim) to probabilities (batch, classes)."""
+        return torch.stack([model.clip_logits(frames).softmax(dim=1) for model in self.models]).mean(dim=0)
