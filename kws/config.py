@@ -47,8 +47,9 @@ PATH_KEYS = {
     "vtln_map",
     "utt2spk",
 }
-# `resume=PATH` beside `resume.strict=true`: a mapping cannot also be a value, so the short form is spelled out.
-SHORT_FORMS = {"resume": "resume.from"}
+# `resume=PATH` beside `resume.strict=true`: a mapping cannot also be a value, so the short form is spelled out; and the
+# methods of `kws.compress` are the group compress.
+SHORT_FORMS = {"resume": "resume.from", "method": "compress@method"}
 # Settings of a run that change how a run is carried out and not what it computes.
 HOW_TO_RUN = (
     "name", "runs", "hydra", "resume", "init_from", "init_overlap", "init_names", "data.workers", "train.workers",

@@ -52,6 +52,29 @@ def learning_curves(steps: list[dict], epochs: list[dict], path: str | Path, tit
     figure.savefig(path, dpi=110)
 
 
+def weights(layers: dict[str, tuple], path: str | Path, title: str = "") -> None:
+    """Draws what each layer's weights became over what they were, a dot a weight.
+
+    Args:
+        layers: by name, arrays before and after.
+    """
+    columns = min(5, len(layers))
+    rows = -(-len(layers) // columns)
+    figure = Figure(figsize=(max(5, 2.6 * columns), 0.6 + 2.4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, (before, after)) in zip(panels, layers.items(), strict=False):
+        axes.plot(np.ravel(before), np.ravel(after), ",", color="tab:blue")
+        axes.set_title(name.removesuffix(".weight"), fontsize=7)
+        axes.tick_params(labelsize=6)
+        axes.grid(alpha=0.3)
+    for axes in panels[len(layers) :]:
+        axes.set_axis_off()
+    figure.supxlabel("before", fontsize=8)
+    figure.supylabel("after", fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=90)
+
+
 def det(curves: list[dict], path: str | Path) -> None:
     """Draws misses over false alarms an hour, a panel for each kind of negatives: at each rate those of the best
     threshold that keeps to it with every higher one.

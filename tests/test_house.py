@@ -19,6 +19,7 @@ LAYERS = [
     "streaming",
     "blocks",
     "models",
+    "compression",
     "data",
     "training",
 ]  # each may import what stands before

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kws.blocks.base import BatchNorm, ConvNorm, RepConv
 from kws.models.acoustic import AcousticModel
-from kws.streaming import CausalConv, prepare
+from kws.streaming import CausalConv, Chain, prepare
 
 
 class Pass(nn.Module):
@@ -31,11 +31,17 @@ def fold(model: nn.Module) -> nn.Module:
             setattr(model.get_submodule(parent), child, _merged(module))
     for module in model.modules():
         if isinstance(module, ConvNorm) and isinstance(module.norm, BatchNorm):
-            module.conv.weight, module.conv.bias = _folded(module)
+            conv = _last(module)
+            conv.weight, conv.bias = _folded(module)
             module.norm = Pass()
     if isinstance(model, AcousticModel):
         prepare(model, torch.zeros(1, model.stride, model.n_features, device=model.mean.device))
     return model
+
+
+def _last(layer: ConvNorm) -> CausalConv:
+    """The convolution before the norm: of several in a row the last."""
+    return layer.conv[-1] if isinstance(layer.conv, Chain) else layer.conv
 
 
 def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
@@ -48,7 +54,7 @@ def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
 def _folded(layer: ConvNorm) -> tuple[nn.Parameter, nn.Parameter]:
     """Weight and bias of the convolution that is convolution and norm at once."""
     scale, offset = _affine(layer.norm)
-    weight, bias = layer.conv.weight, layer.conv.bias
+    weight, bias = _last(layer).weight, _last(layer).bias
     offset = offset if bias is None else offset + scale * bias.double()
     folded = weight.double() * scale[:, None, None, None]
     return nn.Parameter(folded.to(weight)), nn.Parameter(offset.to(weight))

@@ -9,19 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from kws import __version__
+from kws.compression import packing
 from kws.errors import KwsError
 
-FORMAT = 1
+FORMAT = 2  # of files whose weights are packed; others are written as 1
 LAST, BEST = "last.pt", "best.pt"
 # Tensors whose first dimension is the labels: rows are carried over by the label's name.
 CLASS_TENSORS = ("classifier.weight", "classifier.bias")
 
 
 def save(path: Path, content: dict) -> None:
-    """Writes by a temporary file and a rename: a kill at any moment leaves the old file or the new one."""
+    """Writes by a temporary file and a rename: a kill at any moment leaves the old file or the new one.
+
+    `packed`, tensors by name as `kws.compression` stores them, stands for `model` and all that goes with it.
+    """
+    if "packed" in content:
+        content = {**content, "format": FORMAT, "packed": packing.write(content["packed"])}
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, "kws": __version__, **content}, file)
+        torch.save({"format": 1, "kws": __version__, **content}, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -36,7 +42,8 @@ def find(path: str | Path) -> Path:
 
 
 def load(path: str | Path, device: str = "cpu") -> dict:
-    """Reads a checkpoint, see `find`.
+    """Reads a checkpoint, see `find`. Weights that were packed are unpacked, and nothing stands for what trains them:
+    `ema`, `optimizer` and `schedule` are None.
 
     Raises:
         KwsError: there is none, it is no checkpoint of kws, or it is of a format this version does not know.
@@ -56,6 +63,13 @@ def load(path: str | Path, device: str = "cpu") -> dict:
         raise KwsError(f"{path} is not a checkpoint of kws: it holds no format and labels")
     if content["format"] > FORMAT:
         raise KwsError(f"{path} has format {content['format']}; kws {__version__} reads up to {FORMAT}: upgrade kws")
+    if "packed" in content:
+        try:
+            content["packed"] = packing.read(content["packed"])
+        except KwsError as error:
+            raise KwsError(f"checkpoint {path} cannot be read: {error}") from None
+        weights = {name: stored.value().to(device) for name, stored in content["packed"].items()}
+        content |= {"model": weights, "ema": None, "optimizer": None, "schedule": None}
     return content
 
 

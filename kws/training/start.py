@@ -41,6 +41,9 @@ def begin(trainer: Trainer) -> bool:
 def _resume(trainer: Trainer, saved: dict, path: Path) -> bool:
     differences = differences_between(saved["config"], trainer.plain_config())
     position, labels = saved["position"], saved["labels"]
+    if saved["optimizer"] is None:
+        raise KwsError(f"{path} is packed, and has nothing to resume by: its run's {checkpoint.LAST} has, or use"
+                       f" init_from={path}")  # fmt: skip
     if position["finished"] == "early" or position["step"] >= trainer.total_steps:
         if path.parent.resolve() != trainer.folder.resolve():
             raise KwsError(f"{path} has nothing left to train: raise train.epochs, or use init_from={path}")

@@ -38,4 +38,6 @@ def open_checkpoint(path: str | Path, device: str = "cpu", averaged: bool = True
         saved["config"]["model"], n_features=options.dim, n_classes=len(labels), shift_ms=options.frame_shift
     )
     model.load_state_dict((averaged and saved["ema"]) or saved["model"])
+    if saved["config"].get("compress") and "packed" not in saved:  # in training: these move, what counts is stored
+        instantiate(saved["config"]["compress"], _convert_="all").apply(model)
     return Trained(model.to(device).eval(), FeatureExtractor(options).to(device), labels, options, saved["config"])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kws import losses
 from kws.augment import Augment, mask
+from kws.compression import Method, Structure
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import Source
 from kws.errors import KwsError
@@ -101,6 +102,9 @@ class Trainer:
         self.loss = instantiate(cfg.loss, labels=self.labels, step_ms=self.model.stride * options.frame_shift)
         self.teachers = Teachers(list(c.teachers), self.labels, self.features, self.device) if c.teachers else None
         self.ema = copy.deepcopy(self.model) if c.ema else None
+        self.method = instantiate(cfg.compress, _convert_="all") if cfg.get("compress") else Method()
+        if isinstance(self.method, Structure):
+            raise KwsError("compress: this method makes another network: use kws.compress method=… finetune.epochs=…")
         self.per_epoch = Batches(len(self.data["train"]), c.batch_size, (0, 1)).per_epoch()
         self.total_steps = self.per_epoch * c.epochs
         try:
@@ -201,11 +205,12 @@ class Trainer:
                 target = share * target + (1 - share) * target[other]
             if self.teachers is not None:
                 target = torch.lerp(target, self.teachers(frames), c.teacher_share)
-        with torch.autocast(self.device, torch.bfloat16, enabled=c.precision == "bf16"):
-            logits = self.loss.logits(self.model, frames)
-        loss = self.loss(logits, target, ended).sum() / count
         self.optimizer.zero_grad()
-        loss.backward()
+        with self.method.within(self.model, self.step / self.total_steps):
+            with torch.autocast(self.device, torch.bfloat16, enabled=c.precision == "bf16"):
+                logits = self.loss.logits(self.model, frames)
+            loss = self.loss(logits, target, ended).sum() / count
+            loss.backward()
         distributed.sum_gradients(self.model)
         if c.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
@@ -241,7 +246,8 @@ class Trainer:
     def _validate(self) -> bool:
         """Figures after an epoch; keeps the best. Returns whether patience has run out."""
         c, model = self.cfg.train, self.ema or self.model
-        result = evaluate(model, self.data["validation"], self.loss, c.batch_size, min(c.workers, 1))
+        with self.method.within(model):
+            result = evaluate(model, self.data["validation"], self.loss, c.batch_size, min(c.workers, 1))
         epoch = self.step // self.per_epoch
         row = {
             "step": self.step,
@@ -278,11 +284,17 @@ class Trainer:
                 "step": self.step, "per_epoch": self.per_epoch, "waited": self.waited, "finished": finished,
             }  # fmt: skip
             content = {
-                "model": self.model.state_dict(), "ema": self.ema.state_dict() if self.ema else None,
-                "optimizer": checkpoint.optimizer_state(self.optimizer, self.model),
-                "schedule": self.schedule.state_dict(), "position": position, "best": self.best, "seed": self.cfg.seed,
+                "position": position, "best": self.best, "seed": self.cfg.seed,
                 "config": self.plain_config(), "labels": self.labels, "features": self.features,
             }  # fmt: skip
+            if self.cfg.get("compress") and name == checkpoint.BEST:
+                content["packed"] = self.method.store(self.ema or self.model)
+            else:
+                content |= {
+                    "model": self.model.state_dict(), "ema": self.ema.state_dict() if self.ema else None,
+                    "optimizer": checkpoint.optimizer_state(self.optimizer, self.model),
+                    "schedule": self.schedule.state_dict(),
+                }  # fmt: skip
             checkpoint.save(self.folder / name, content)
 
     def _on_signal(self, number: int, _frame) -> None:
