@@ -133,7 +133,10 @@ def test_nodes_are_few_and_known(tmp_path):
     trained = trained_of("ghost")
     for steps, most in ((1, 130), (5, 150)):
         graph = build(trained.model, trained.options, steps * trained.model.stride).proto.graph
-        assert len(graph.node) <= most
+        known = {value.name for value in graph.input}  # what hangs on constants alone is computed once
+        for node in graph.node:
+            known |= set(node.output) if known & set(node.input) else set()
+        assert sum(bool(known & set(node.input)) for node in graph.node) <= most
         assert {node.op_type for node in graph.node} <= OPERATORS
         assert all(
             len(name) < 8 for node in graph.node for name in node.output if not name.startswith(("next", "prob"))

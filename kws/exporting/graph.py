@@ -10,11 +10,15 @@ the first have the batch before it; (time, channels) only where the batch is ope
 """
 
 import itertools
+import string
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+
+from kws.exporting.storage import Constant, stored
 
 OPSET, IR_VERSION = 17, 8  # old enough for runtimes of 2022, which know all that is used here
 MANY = 8  # pieces that are joined one by one; more are grouped by origin and then brought into order
@@ -63,10 +67,16 @@ class Graph:
         return names[0] if outputs == 1 else names
 
     def constant(self, value, dtype=np.float32) -> str:
-        value = np.ascontiguousarray(np.asarray(value, dtype))
-        key = (value.dtype.str, value.shape, value.tobytes())
+        return self._constant("c", Constant(np.ascontiguousarray(np.asarray(value, dtype))))
+
+    def weight(self, value, axis: int = -1) -> str:
+        """A constant that was trained: it may be rounded in the file, by a scale for each index along `axis`."""
+        return self._constant("w", Constant(np.ascontiguousarray(np.asarray(value, np.float32)), True, axis))
+
+    def _constant(self, kind: str, constant: Constant) -> str:
+        key = (kind, constant.value.dtype.str, constant.value.shape, constant.value.tobytes())
         if key not in self.constants:
-            self.constants[key] = f"c{len(self.constants)}", value
+            self.constants[key] = f"{kind}{len(self.constants)}", constant
         return self.constants[key][0]
 
     def integers(self, *values: int) -> str:
@@ -78,10 +88,10 @@ class Graph:
         order = self.granted.get(self.n_products, np.arange(matrix.shape[1]))
         matrix, bias = matrix[:, order], None if bias is None else bias[order]
         if self.batched:
-            name = self.node("MatMul", name, self.constant(matrix))
-            name = name if bias is None else self.node("Add", name, self.constant(bias))
+            name = self.node("MatMul", name, self.weight(matrix))
+            name = name if bias is None else self.node("Add", name, self.weight(bias))
         else:
-            name = self.node("Gemm", name, self.constant(matrix), *([] if bias is None else [self.constant(bias)]))
+            name = self.node("Gemm", name, self.weight(matrix), *([] if bias is None else [self.weight(bias)]))
         places = self.add(name, (rows, len(order)))
         self._products[len(self._tensors) - 1] = self.n_products
         self.n_products += 1
@@ -126,13 +136,13 @@ class Graph:
         for origin, past in sorted(self._pasts.items(), key=lambda item: -item[1].at):
             if past.wanted:
                 self.nodes, after = self.nodes[: past.at], self.nodes[past.at :]
-                name = self.node("Mul", self.get(self.tensor(origin)), self.constant(past.weights))
+                name = self.node("Mul", self.get(self.tensor(origin)), self.weight(past.weights))
                 if self.batched:
                     name = self.node("ReduceSum", name, self.integers(-2), keepdims=1)
-                    name = self.node("Add", name, self.constant(past.bias))
+                    name = self.node("Add", name, self.weight(past.bias))
                 else:
                     ones = self.constant(np.ones((1, len(past.weights))))
-                    name = self.node("Gemm", ones, name, self.constant(past.bias))
+                    name = self.node("Gemm", ones, name, self.weight(past.bias))
                 widths = self.integers(*np.diff(past.ends, prepend=0))
                 self.nodes.append(helper.make_node("Split", [name, widths], past.names, axis=-1))
                 self.nodes += after
@@ -262,10 +272,13 @@ class Graph:
         name = self.node("Gather", row, self.constant(index.reshape(-1), np.int64), axis=1)
         return self.reshape(name, places.shape)
 
-    def finish(self, inputs: dict[str, list], outputs: dict[str, tuple[str, list]]) -> onnx.ModelProto:
+    def finish(
+        self, inputs: dict[str, list], outputs: dict[str, tuple[str, list]], quantise: str | None = None
+    ) -> onnx.ModelProto:
         """The model, without nodes that nothing asks for.
 
         Args:
+            quantise: how weights are stored; see `storage`.
             inputs: shape by name; a string is an open dimension.
             outputs: what it is called here, and its shape, by name.
         """
@@ -283,7 +296,9 @@ class Graph:
         for node in nodes:
             for names in (node.input, node.output):
                 names[:] = [renamed.get(name, name) for name in names]
-        constants = [numpy_helper.from_array(v, name) for name, v in self.constants.values() if name in wanted]
+        constants, unpacked = stored({name: c for name, c in self.constants.values() if name in wanted}, quantise)
+        nodes = unpacked + nodes
+        _shorten(nodes, constants, {*inputs, *outputs, ""})
         graph = helper.make_graph(
             nodes, "spotter",
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
@@ -293,3 +308,25 @@ class Graph:
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="kws"
         )
+
+
+def _shorten(nodes: list[onnx.NodeProto], constants: list[TensorProto], kept: set[str]) -> None:
+    """Gives tensors but those of `kept` names of two or three letters, the first of which stays: names are a large
+    part of a small file."""
+    letters, counts, names = string.digits + string.ascii_letters, Counter(), {name: name for name in kept}
+
+    def short(name: str) -> str:
+        if name not in names:
+            number, text = counts[name[0]], ""
+            while not text or number:
+                number, digit = divmod(number, len(letters))
+                text += letters[digit]
+            counts[name[0]] += 1
+            names[name] = name[0] + text
+        return names[name]
+
+    for tensor in constants:
+        tensor.name = short(tensor.name)
+    for node in nodes:
+        for ends in (node.input, node.output):
+            ends[:] = [short(name) for name in ends]

@@ -10,6 +10,7 @@ from kws import __version__
 from kws.decision import Decision
 from kws.errors import KwsError
 from kws.exporting.build import build
+from kws.exporting.storage import QUANTISE
 from kws.features import describe
 from kws.runtime import Spotter
 from kws.runtime.file import FORMAT, MAX_BYTES, write_about
@@ -19,7 +20,7 @@ from kws.spotter import Trained
 
 def export(
     trained: Trained, path: str | Path, chunk_ms: float = 100.0, many: bool = False, decision: dict | None = None,
-    licence: str | None = None, run: dict | None = None,
+    licence: str | None = None, run: dict | None = None, quantise: str | None = None,
 ) -> None:  # fmt: skip
     """Writes a spotter.
 
@@ -27,6 +28,7 @@ def export(
         chunk_ms: of sound that is worked on at a time, rounded up to whole steps of the model.
         many: the number of streams in the graph's inputs is open, which costs each a little more.
         decision: arguments of `Decision` that the file carries.
+        quantise: how weights are stored: fp16, int8, or None for float32.
         licence, run: what is recorded of the weights' licence and of where they come from.
 
     Raises:
@@ -35,11 +37,13 @@ def export(
     options, model = trained.options, trained.model
     step_ms = model.stride * options.frame_shift
     steps = max(1, -(-chunk_ms // step_ms))
+    if quantise not in (None, *QUANTISE):
+        raise KwsError(f"quantise={quantise}: expected {', '.join(QUANTISE)} or null")
     try:
         Decision(trained.labels, step_ms, **(decision or {}))
     except (TypeError, ValueError) as error:
         raise KwsError(f"decision: {error}") from None
-    built = build(model, options, int(steps) * model.stride, many)
+    built = build(model, options, int(steps) * model.stride, many, quantise)
     about = {
         "format": FORMAT, "kws": __version__, "labels": trained.labels, "sample_rate": int(options.sample_frequency),
         "chunk": int(steps) * model.stride * options.shift_samples, "steps": int(steps),

@@ -14,13 +14,13 @@ from kws.errors import KwsError
 FORMAT = 1  # of what the metadata says; files of another are refused
 KEY = "kws"  # the entry of the metadata, a JSON object
 MAX_BYTES, MAX_NODES, MAX_SIDE, MAX_PAD = 64 << 20, 20_000, 1 << 20, 64
-FLOAT, INT64 = 1, 7
+FLOAT, INT8, INT64, FLOAT16 = 1, 3, 7, 10
 # All that the exporter writes. None of them runs another graph, reads a file or grows without its constants growing.
 OPERATORS = {
-    "Abs", "Add", "AveragePool", "Clip", "Concat", "Conv", "Div", "Exp", "GRU", "Gather", "Gemm", "HardSigmoid",
-    "HardSwish", "Identity", "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Pow", "Reciprocal",
-    "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Sub",
-    "Tanh", "Transpose",
+    "Abs", "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Cos", "Div", "Exp", "GRU", "Gather", "Gemm",
+    "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Min", "Mod", "Mul",
+    "Neg", "Pow", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Sin", "Slice",
+    "Softmax", "Split", "Sqrt", "Sub", "Tanh", "Transpose",
 }  # fmt: skip
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
@@ -189,7 +189,7 @@ def _check_tensor(tensor: memoryview) -> None:
             raise _Refused("keeps numbers in another file, which is not read")
         elif number in (3, 4, 5, 6, 7, 10, 11):
             raise _Refused("holds numbers in a form that no export of kws writes")
-    width = {FLOAT: 4, INT64: 8}.get(kind)
+    width = {FLOAT: 4, INT8: 1, INT64: 8, FLOAT16: 2}.get(kind)
     if width is None or any(not 0 <= d <= MAX_SIDE for d in dims) or (size or 0) != width * math.prod(dims):
         raise _Refused("a constant's size or type is not what it says: damaged, or not written by kws")
 
@@ -239,7 +239,9 @@ def write_about(content: bytes, about: dict) -> bytes:
         return key + (_varint(value) if wire == VARINT else _varint(len(value)) + bytes(value))
 
     kept = [field(*each) for each in _fields(memoryview(content)) if each[0] != 14]
-    entry = field(1, BYTES, KEY.encode()) + field(2, BYTES, json.dumps(about, ensure_ascii=False).encode())
+    entry = field(1, BYTES, KEY.encode()) + field(
+        2, BYTES, json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode()
+    )
     return b"".join([*kept, field(14, BYTES, entry)])
 
 
