@@ -49,14 +49,16 @@ class Built:
 
 
 def build(
-    model: AcousticModel, options: Options, n_frames: int, batched: bool = False, quantise: str | None = None
-) -> Built:
+    model: AcousticModel, options: Options, n_frames: int, batched: bool = False, quantise: str | None = None,
+    ranges: dict[int, tuple[float, float]] | None = None, watched: bool = False,
+) -> Built:  # fmt: skip
     """The graph for chunks of `n_frames` shifts.
 
     Inputs: `samples` (1, n_frames · shift) in int16 units, and the state: `past` (1, overlap), which begins as the
     stream's first samples, and others, which begin as zeros. Outputs: `probabilities` (1, steps, labels) and the next
     state. With `batched` any number of streams stands in the place of the 1, and before the others' shapes. How weights
-    are stored is `quantise` (see `storage`).
+    are stored is `quantise` (see `storage`); with the `ranges` of products' inputs these are computed in integers, and
+    a `watched` graph of one stream gives these inputs too, as product0, product1 …
 
     Raises:
         KwsError: the front-end or an operation of the model cannot be exported.
@@ -71,12 +73,14 @@ def build(
         program = torch.export.export(Step(model.eval()), (example, state), strict=False)
     orders, kept, wishes = {name: np.arange(slot.shape[1]) for name, slot in state.items()}, {}, {}
     for _ in range(2):  # the first finds out which order of channels suits whom, and how much of its past each keeps
-        built, wishes = _assemble(model, options, n_frames, batched, quantise, program, state, orders, kept, wishes)
+        graph = Graph(batched, wishes, quantise, ranges)
+        built = _assemble(graph, model, options, n_frames, watched, program, state, orders, kept)
+        wishes = graph.wishes
     return built
 
 
-def _assemble(model, options, n_frames, batched, quantise, program, state, orders, kept, wishes) -> tuple[Built, dict]:
-    graph = Graph(batched, wishes)
+def _assemble(graph, model, options, n_frames, watched, program, state, orders, kept) -> Built:
+    batched = graph.batched
     steps, classes, window = n_frames // model.stride, model.classifier.out_features, model.pool.window
     overlap = options.window_samples - options.shift_samples
     streams = ["streams" if batched else 1]
@@ -115,9 +119,11 @@ def _assemble(model, options, n_frames, batched, quantise, program, state, order
         outputs[f"next_{name}"] = graph.get(members.written(after, orders)), inputs[name]
     if window > 1:
         outputs["next_mean"] = graph.get(seen[steps:]), inputs["mean"]
+    if watched:
+        outputs |= {f"product{number}": factor for number, factor in enumerate(graph.factors)}
     sizes = {name: [1 if size == "streams" else size for size in shape] for name, shape in inputs.items()}
     sizes.pop("samples")
-    return Built(graph.finish(inputs, outputs, quantise), sizes), graph.wishes
+    return Built(graph.finish(inputs, outputs), sizes)
 
 
 @dataclass

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from kws.exporting.storage import Constant, stored
+from kws.exporting.storage import Constant, affine, stored
 
 OPSET, IR_VERSION = 17, 8  # old enough for runtimes of 2022, which know all that is used here
 MANY = 8  # pieces that are joined one by one; more are grouped by origin and then brought into order
@@ -40,15 +40,21 @@ class Graph:
     """Args:
         batched: whether the number of streams is open, or one.
         granted: orders of products' columns, `wishes` of another graph of the same model.
+        quantise: how weights are stored; see `storage`.
+        ranges: of products' inputs, by number: these are computed in integers of 8 bits.
 
     Attributes:
+        factors: name and shape of what each product takes, in order.
         wishes: orders of columns that would have saved a Gather, by the number of the product that they come from.
     """
 
-    def __init__(self, batched: bool, granted: dict[int, np.ndarray] | None = None):
+    def __init__(
+        self, batched: bool, granted: dict[int, np.ndarray] | None = None,
+        quantise: str | None = None, ranges: dict[int, tuple[float, float]] | None = None,
+    ):  # fmt: skip
         self.batched, self.granted, self.wishes = batched, granted or {}, dict(granted or {})
+        self.quantise, self.ranges, self.factors = quantise, ranges or {}, []
         self._products: dict[int, int] = {}  # the product that a tensor's columns are from, by tensor
-        self.n_products = 0
         self._pasts: dict[int, Past] = {}
         self.nodes, self.constants, self._names = [], {}, ("v" + str(i) for i in itertools.count())
         self._tensors: list[tuple[str, np.ndarray]] = []  # name, places
@@ -69,9 +75,10 @@ class Graph:
     def constant(self, value, dtype=np.float32) -> str:
         return self._constant("c", Constant(np.ascontiguousarray(np.asarray(value, dtype))))
 
-    def weight(self, value, axis: int = -1) -> str:
+    def weight(self, value, axis: int = -1, of_integers: bool = False) -> str:
         """A constant that was trained: it may be rounded in the file, by a scale for each index along `axis`."""
-        return self._constant("w", Constant(np.ascontiguousarray(np.asarray(value, np.float32)), True, axis))
+        value = np.ascontiguousarray(np.asarray(value, np.float32))
+        return self._constant("w", Constant(value, True, axis, of_integers))
 
     def _constant(self, kind: str, constant: Constant) -> str:
         key = (kind, constant.value.dtype.str, constant.value.shape, constant.value.tobytes())
@@ -85,16 +92,22 @@ class Graph:
     def product(self, name: str, matrix: np.ndarray, bias: np.ndarray | None, rows: int) -> np.ndarray:
         """Adds `name` (rows, k) · matrix (k, n) + bias (n,): its places (rows, n) by the matrix's columns, which may
         lie in another order."""
-        order = self.granted.get(self.n_products, np.arange(matrix.shape[1]))
+        number = len(self.factors)
+        self.factors.append((name, (rows, len(matrix))))
+        order = self.granted.get(number, np.arange(matrix.shape[1]))
         matrix, bias = matrix[:, order], None if bias is None else bias[order]
-        if self.batched:
-            name = self.node("MatMul", name, self.weight(matrix))
+        integers = number in self.ranges
+        if integers:
+            scale, zero = affine(*self.ranges[number])
+            grid = self.constant(scale), self.constant(zero, np.uint8)
+            name = self.node("DequantizeLinear", self.node("QuantizeLinear", name, *grid), *grid)
+        if self.batched or integers:
+            name = self.node("MatMul", name, self.weight(matrix, of_integers=integers))
             name = name if bias is None else self.node("Add", name, self.weight(bias))
         else:
             name = self.node("Gemm", name, self.weight(matrix), *([] if bias is None else [self.weight(bias)]))
         places = self.add(name, (rows, len(order)))
-        self._products[len(self._tensors) - 1] = self.n_products
-        self.n_products += 1
+        self._products[len(self._tensors) - 1] = number
         return places[:, np.argsort(order)]
 
     def like(self, name: str, held: np.ndarray) -> np.ndarray:
@@ -272,13 +285,10 @@ class Graph:
         name = self.node("Gather", row, self.constant(index.reshape(-1), np.int64), axis=1)
         return self.reshape(name, places.shape)
 
-    def finish(
-        self, inputs: dict[str, list], outputs: dict[str, tuple[str, list]], quantise: str | None = None
-    ) -> onnx.ModelProto:
+    def finish(self, inputs: dict[str, list], outputs: dict[str, tuple[str, list]]) -> onnx.ModelProto:
         """The model, without nodes that nothing asks for.
 
         Args:
-            quantise: how weights are stored; see `storage`.
             inputs: shape by name; a string is an open dimension.
             outputs: what it is called here, and its shape, by name.
         """
@@ -296,7 +306,7 @@ class Graph:
         for node in nodes:
             for names in (node.input, node.output):
                 names[:] = [renamed.get(name, name) for name in names]
-        constants, unpacked = stored({name: c for name, c in self.constants.values() if name in wanted}, quantise)
+        constants, unpacked = stored({name: c for name, c in self.constants.values() if name in wanted}, self.quantise)
         nodes = unpacked + nodes
         _shorten(nodes, constants, {*inputs, *outputs, ""})
         graph = helper.make_graph(

@@ -1,7 +1,8 @@
 """How constants lie in the file: as they are, or smaller, and brought back to what the graph computes with.
 
 ONNX Runtime computes what depends on constants alone once, when it loads a file, so a smaller form costs no time after.
-It would leave DequantizeLinear for every step; so int8 is written as Cast and Mul, which mean the same.
+It would leave DequantizeLinear for every step; so int8 is written as Cast and Mul, which mean the same. Only where a
+product is of integers (int8_static) are its weights written with DequantizeLinear, which ONNX Runtime looks for there.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from kws.errors import KwsError
 
-QUANTISE = ("fp16", "int8")
+QUANTISE = ("fp16", "int8", "int8_static")
 CAST_BYTES = 40  # that a node takes in the file, about
 FEWEST = 64  # numbers of a weight in int8; fewer, and vectors, are float16
 
@@ -22,13 +23,14 @@ class Constant:
     value: np.ndarray
     is_weight: bool = False  # may be rounded
     axis: int = -1  # along which its outputs lie: each has a scale of its own
+    of_integers: bool = False  # its product is one of integers
 
 
 def stored(constants: dict[str, Constant], quantise: str | None) -> tuple[list, list]:
     """Initialisers, and nodes that make tensors of these names of them, each of the constant's type and shape.
 
     Args:
-        quantise: the form of weights: fp16, int8, or None for float32.
+        quantise: the form of weights: fp16, int8, int8_static, or None for float32.
 
     Raises:
         KwsError: a weight is beyond float16.
@@ -49,8 +51,8 @@ class Store:
         for name, constant in constants.items():
             value = constant.value
             if constant.is_weight and self.quantise:
-                if self.quantise == "int8" and value.ndim > 1 and value.size >= FEWEST:
-                    self._int8(name, value, constant.axis)
+                if self.quantise != "fp16" and value.ndim > 1 and value.size >= FEWEST:
+                    self._int8(name, value, constant)
                 else:
                     self._float16(name, value)
             else:
@@ -87,13 +89,18 @@ class Store:
         else:
             self._keep(name, value)
 
-    def _int8(self, name: str, value: np.ndarray, axis: int) -> None:
+    def _int8(self, name: str, value: np.ndarray, constant: Constant) -> None:
         """Symmetric, a scale for each output; the scale is rounded first, so that its rounding costs nothing."""
-        others = tuple(n for n in range(value.ndim) if n != axis % value.ndim)
+        axis = constant.axis % value.ndim
+        others = tuple(n for n in range(value.ndim) if n != axis)
         scale = _half(np.abs(value).max(axis=others, keepdims=True) / 127, name)
         scale = np.where(scale == 0, np.float16(1), scale)
         steps = np.rint(value / scale.astype(np.float32)).clip(-127, 127).astype(np.int8)
-        self._float16(f"{name}s", scale.reshape(-1) if axis in (-1, value.ndim - 1) else scale)
+        self._float16(f"{name}s", scale.reshape(-1) if axis == value.ndim - 1 else scale)
+        if constant.of_integers:
+            self._keep(f"{name}q", steps)
+            self.scalings.append(helper.make_node("DequantizeLinear", [f"{name}q", f"{name}s"], [name]))
+            return
         if value.ndim == 2:
             self.matrices.setdefault(value.shape[1], {})[f"{name}q"] = steps
         else:
@@ -107,3 +114,9 @@ def _half(value: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(half).all():
         raise KwsError(f"quantise: the weight {name} reaches {np.abs(value).max():g}, and float16 ends at 65504")
     return half
+
+
+def affine(low: float, high: float) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point of unsigned 8 bits over a range that holds zero: value = (stored - zero) · scale."""
+    scale = np.float32(max(high - low, 1e-8) / 255)
+    return scale, np.uint8(np.rint(np.clip(-low / scale, 0, 255)))
