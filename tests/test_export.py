@@ -206,9 +206,10 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         export(trained_of("dscnn_10k"), tmp_path / "s.onnx", quantise="int8_static", ranges="max")
     with pytest.raises(KwsError, match="no sound to see the ranges"):
         export(trained_of("dscnn_10k"), tmp_path / "s.onnx", quantise="int8_static")
+    graph = Graph(False, quantise="fp16")
+    out = graph.node("Identity", graph.weight([1e6]))
     with pytest.raises(KwsError, match="float16 ends at 65504"):
-        graph = Graph(False, quantise="fp16")
-        graph.finish({"x": [1]}, {"y": (graph.node("Identity", graph.weight([1e6])), [1])})
+        graph.finish({"x": [1]}, {"y": (out, [1])})
     with pytest.raises(KwsError, match="snip_edges"):
         export(trained_of("dscnn_10k", "fbank", "features.snip_edges=false"), tmp_path / "s.onnx")
     with pytest.raises(KwsError, match="dither"):
