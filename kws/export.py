@@ -45,15 +45,9 @@ def main(cfg: DictConfig) -> None:
     decision = decision_of(cfg, thresholds.read(checkpoint.find(cfg.checkpoint)))
     sounds = _sounds(cfg.check, trained)
     export(
-        trained,
-        cfg.output,
-        cfg.chunk_ms,
-        cfg.streams == "any",
-        decision,
-        cfg.licence,
-        _identity(cfg, trained),
-        cfg.quantise,
-    )
+        trained, cfg.output, cfg.chunk_ms, cfg.streams == "any", decision, cfg.licence, _identity(cfg, trained),
+        cfg.quantise, cfg.ranges, _calibration(cfg, trained),
+    )  # fmt: skip
     result = compare(trained, cfg.output, sounds, decision)
     print(
         f"{cfg.output}: {os.path.getsize(cfg.output) / 1000:.0f} kB, {len(trained.labels)} labels,"

@@ -59,9 +59,9 @@ class Store:
                 self._exact(name, value)
         for number, parts in enumerate([self.vectors, *self.matrices.values()]):
             if parts:
-                self._cast(f"w{number}_", np.concatenate(list(parts.values())), np.float32)
-                self._exact(f"c{number}_", np.array([len(part) for part in parts.values()]))
-                self.splits.append(helper.make_node("Split", [f"w{number}_", f"c{number}_"], list(parts)))
+                self._cast(f"w+{number}", np.concatenate(list(parts.values())), np.float32)
+                self._exact(f"c+{number}", np.array([len(part) for part in parts.values()]))
+                self.splits.append(helper.make_node("Split", [f"w+{number}", f"c+{number}"], list(parts)))
         return self.initialisers, self.casts + self.splits + self.scalings
 
     def _keep(self, name: str, value: np.ndarray) -> None:
@@ -84,10 +84,10 @@ class Store:
         half = _half(value, name)
         if half.ndim == 1:
             self.vectors[name] = half
-        elif value.nbytes - half.nbytes > CAST_BYTES:
+        elif half.nbytes > CAST_BYTES:
             self._cast(name, half, np.float32)
         else:
-            self._keep(name, value)
+            self._keep(name, half.astype(np.float32))
 
     def _int8(self, name: str, value: np.ndarray, constant: Constant) -> None:
         """Symmetric, a scale for each output; the scale is rounded first, so that its rounding costs nothing."""
