@@ -177,7 +177,7 @@ def test_ranges_hold_zero_and_what_was_seen(how):
     assert low <= 0
     assert 5 < high < 41
     scale, zero = affine(low, high)
-    assert (0 - float(zero)) * scale == pytest.approx(low, abs=scale)
+    assert (0 - float(zero)) * scale == pytest.approx(low, abs=float(scale))
     assert affine(0.0, 0.0)[1] == 0
 
 

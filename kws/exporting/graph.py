@@ -103,7 +103,10 @@ class Graph:
             name = self.node("DequantizeLinear", self.node("QuantizeLinear", name, *grid), *grid)
         if self.batched or integers:
             name = self.node("MatMul", name, self.weight(matrix, of_integers=integers))
-            name = name if bias is None else self.node("Add", name, self.weight(bias))
+            if bias is not None and integers:  # ONNX Runtime would make MatMul and Add a Gemm, and that of floats
+                name = self.node("Sub", name, self.weight(-bias))
+            elif bias is not None:
+                name = self.node("Add", name, self.weight(bias))
         else:
             name = self.node("Gemm", name, self.weight(matrix), *([] if bias is None else [self.weight(bias)]))
         places = self.add(name, (rows, len(order)))
