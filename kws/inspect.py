@@ -3,17 +3,58 @@
 python -m kws.inspect spotter.onnx
 python -m kws.inspect computer                      a spotter that comes with kws
 python -m kws.inspect spotter.onnx json=true        everything that it says of itself
+
+The bytes of its parts sum to the file's: weights by type; tables of the front-end and indices; nodes that compute at
+each step and those that compute once, when the file is loaded (tables and weights from what is stored).
 """
 
 import json
 import math
 import sys
+from collections import Counter
 from inspect import signature
 
 from kws import __version__, spotters
 from kws.decision import Decision
 from kws.errors import KwsError
 from kws.runtime import file
+
+FORMS = {
+    None: "float32", "fp16": "stored as float16, computed in float32", "int8": "stored as int8, computed in float32",
+    "int8_static": "int8, and products of integers",
+}  # fmt: skip
+TYPES = {file.FLOAT: "float32", file.UINT8: "uint8", file.INT8: "int8", file.INT64: "int64", file.FLOAT16: "float16"}
+
+
+def parts(content: bytes) -> dict[str, int]:
+    """The bytes of a file's parts, which sum to its size."""
+    sizes, known = Counter(), set()
+    graph = next(value for number, _, value in file.fields(memoryview(content)) if number == 7)
+    inside = list(file.fields(graph))
+    for number, _, value in inside:
+        if number == 11:
+            known |= _texts(value, 1)
+    for number, wire, value in inside:  # nodes are in the order in which they run
+        size = file.size_of(number, wire, value)
+        if number == 1:
+            each = bool(known & _texts(value, 1))
+            known |= _texts(value, 2) if each else set()
+            sizes["nodes of a step" if each else "nodes at load"] += size
+        elif number == 5:
+            found = {n: v for n, _, v in file.fields(value)}
+            kind = "weights" if bytes(found[8])[:1] == b"w" else "tables and indices"
+            sizes[f"{kind}, {TYPES[found[2]]}"] += size
+        elif number in (11, 12):
+            sizes["inputs and outputs"] += size
+    for number, wire, value in file.fields(memoryview(content)):
+        if number == 14:
+            sizes["description"] += file.size_of(number, wire, value)
+    rest = len(content) - sizes.total()
+    return dict(sizes.most_common()) | {"the format itself": rest}
+
+
+def _texts(message: memoryview, field: int) -> set[str]:
+    return {bytes(value).decode() for number, _, value in file.fields(message) if number == field}
 
 
 def describe(path: str) -> str:
@@ -46,6 +87,8 @@ def describe(path: str) -> str:
     }
     if isinstance(limits, dict):
         rows["thresholds"] = ", ".join(f"{word} {limit:g}" for word, limit in limits.items())
+    rows["weights"] = FORMS.get(about.get("quantise"), str(about.get("quantise")))
+    rows |= {f"  {part}": f"{size:>9,} bytes" for part, size in parts(content).items()}
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 

@@ -40,20 +40,10 @@ def untrained(features: str = "micro", table=TABLE) -> Trained:
     return Trained(model, extractor, LABELS, options, {"model": {}})
 
 
-@pytest.fixture
-def recordings(tmp_path):
-    from kws import audio
-
-    (tmp_path / "sounds").mkdir()
-    for i, sound in enumerate(sounds()):
-        audio.write(tmp_path / "sounds" / f"{i}.wav", sound, RATE)
-    return str(tmp_path / "sounds")
-
-
 @pytest.mark.parametrize("features", ["micro", "fbank"])
-def test_a_microcontroller_computes_what_the_model_does(features, tmp_path, recordings):
+def test_a_microcontroller_computes_what_the_model_does(features, tmp_path):
     trained, path = untrained(features), tmp_path / "spotter.tflite"
-    report = microcontroller.export(trained, path, sounds(), recordings, {"threshold": 0.7})
+    report = microcontroller.export(trained, path, sounds(), sounds(), {"threshold": 0.7})
     assert report.same > 0.9
     assert report.mean < 0.03
     assert 1000 < report.arena < 40_000
@@ -71,10 +61,10 @@ def test_a_microcontroller_computes_what_the_model_does(features, tmp_path, reco
     assert {tensor.type for tensor in [*stream.inputs, *stream.outputs]} == {tflite.schema.TensorType.INT8}
 
 
-def test_micro_wake_word_loads_it(tmp_path, recordings):
+def test_micro_wake_word_loads_it(tmp_path):
     trained, path = untrained(), tmp_path / "stop.json"
     decision = {"threshold": {"stop": 0.8, "_default_": 0.5}, "smoothing_ms": 200}
-    report = microcontroller.export(trained, path, sounds(), recordings, decision, "stop", "me")
+    report = microcontroller.export(trained, path, sounds(), sounds(), decision, "stop", "me")
     assert report.same > 0.9
     manifest = json.loads(path.read_text())
     assert manifest["model"] == "stop.tflite"
@@ -108,10 +98,10 @@ def test_micro_wake_word_loads_it(tmp_path, recordings):
     assert np.abs(np.array(theirs) - first[:, 0]).max() <= 12 / 256  # another library's rounding
 
 
-def test_what_micro_wake_word_cannot_take(tmp_path, recordings):
+def test_what_micro_wake_word_cannot_take(tmp_path):
     def refused(trained, word, match):
         with pytest.raises(KwsError, match=match):
-            microcontroller.export(trained, tmp_path / "x.json", sounds(), recordings, {}, word)
+            microcontroller.export(trained, tmp_path / "x.json", sounds(), sounds(), {}, word)
         assert not (tmp_path / "x.json").exists()
 
     refused(untrained("fbank"), "stop", "train with features=micro")

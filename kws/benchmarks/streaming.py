@@ -3,6 +3,7 @@
     python -m kws.benchmarks.streaming                                  a ghost model with weights of no training
     python -m kws.benchmarks.streaming checkpoint=runs/ghost-synthetic
     python -m kws.benchmarks.streaming peers_python=/some/venv/bin/python     where the peers are installed
+    python -m kws.benchmarks.streaming 'forms=[null,int8,int8_static]'        our cost against how the file is quantised
     python -m kws.benchmarks.streaming 'sizes=[ghost_10k,ghost,ghost_100k]'   our cost against the model's size
 
 Every figure is from a fresh process, which takes turns with the others; CPU is the best of several passes over made
@@ -30,7 +31,7 @@ from kws.exporting.spotter import export
 from kws.runtime import Spotter
 from kws.training.trained import Trained, open_checkpoint
 
-ASKED = {20: 1.3, 100: 0.5}  # of pymicro-wakeword's CPU, by chunk
+ASKED = {20: 1.3, 100: 1 / 3}  # of pymicro-wakeword's CPU, by chunk
 
 
 @command("streaming")
@@ -53,17 +54,20 @@ def main(cfg: DictConfig) -> None:
             print(f"  its steps are of {trained.model.stride * trained.options.frame_shift:g} ms, so it works"
                   f" {', '.join(own)}")  # fmt: skip
         sizes = _sizes(cfg, core, wave, folder, models)
+        forms = _forms(cfg, core, wave, folder, trained)
     if cfg.json:
         rows = {f"{engine} {chunk}": values for (engine, chunk), values in figures.items()}
-        Path(cfg.json).write_text(json.dumps({"engines": rows, "sizes": sizes, "missing": missing}, indent=2) + "\n")
+        Path(cfg.json).write_text(
+            json.dumps({"engines": rows, "sizes": sizes, "forms": forms, "missing": missing}, indent=2) + "\n"
+        )
 
 
 def _thousands(trained: Trained) -> str:
     return f"{sum(p.numel() for p in trained.model.parameters()) / 1000:.0f}k"
 
 
-def _exported(trained: Trained, path: str, chunk: int) -> str:
-    export(trained, path, chunk)
+def _exported(trained: Trained, path: str, chunk: int, form: str | None = None) -> str:
+    export(trained, path, chunk, quantise=form, heard=[sound(10, seed=1)])
     return path
 
 
@@ -136,6 +140,25 @@ def _sizes(cfg: DictConfig, core: int | None, wave: Path, folder: str, models: d
         for size in models
     ]  # fmt: skip
     show("CPU ms per second of sound", ["model", "weights", *(f"{c} ms" for c in cfg.chunks), "kB"], rows)
+    return rows
+
+
+def _forms(cfg: DictConfig, core: int | None, wave: Path, folder: str, trained: Trained) -> list[list]:
+    """Our cost by how the file is quantised, and by chunk."""
+    files = {
+        (form, chunk): _exported(trained, f"{folder}/{form}-{chunk}.onnx", chunk, form)
+        for form in cfg.forms for chunk in cfg.chunks
+    }  # fmt: skip
+    figures, missing = _measure(cfg, core, wave, {key: ("kws", key[1], path) for key, path in files.items()})
+    if missing:
+        raise KwsError(f"forms: our own engine does not run: {missing['kws']}")
+    rows = [
+        [form or "float32", *(figures[form, chunk]["cpu_ms_per_second"] for chunk in cfg.chunks),
+         os.path.getsize(files[form, cfg.chunks[-1]]) // 1000]
+        for form in cfg.forms
+    ]  # fmt: skip
+    if rows:
+        show("CPU ms per second of sound, by quantise=", ["weights", *(f"{c} ms" for c in cfg.chunks), "kB"], rows)
     return rows
 
 

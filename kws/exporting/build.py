@@ -48,12 +48,17 @@ class Built:
     state: dict[str, list[int]]
 
 
-def build(model: AcousticModel, options: Options, n_frames: int, batched: bool = False) -> Built:
+def build(
+    model: AcousticModel, options: Options, n_frames: int, batched: bool = False, quantise: str | None = None,
+    ranges: dict[int, tuple[float, float]] | None = None, watched: bool = False,
+) -> Built:  # fmt: skip
     """The graph for chunks of `n_frames` shifts.
 
     Inputs: `samples` (1, n_frames · shift) in int16 units, and the state: `past` (1, overlap), which begins as the
     stream's first samples, and others, which begin as zeros. Outputs: `probabilities` (1, steps, labels) and the next
-    state. With `batched` any number of streams stands in the place of the 1, and before the others' shapes.
+    state. With `batched` any number of streams stands in the place of the 1, and before the others' shapes. How weights
+    are stored is `quantise` (see `storage`); with the `ranges` of products' inputs these are computed in integers, and
+    a `watched` graph of one stream gives these inputs too, as product0, product1 …
 
     Raises:
         KwsError: the front-end or an operation of the model cannot be exported.
@@ -66,14 +71,16 @@ def build(model: AcousticModel, options: Options, n_frames: int, batched: bool =
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attributes")  # of nn.GRU, which lists its weights twice
         program = torch.export.export(Step(model.eval()), (example, state), strict=False)
-    orders, wishes = {name: np.arange(slot.shape[1]) for name, slot in state.items()}, {}
-    for _ in range(2):  # the first finds out which order of channels suits whom
-        built, wishes = _assemble(model, options, n_frames, batched, program, state, orders, wishes)
+    orders, kept, wishes = {name: np.arange(slot.shape[1]) for name, slot in state.items()}, {}, {}
+    for _ in range(2):  # the first finds out which order of channels suits whom, and how much of its past each keeps
+        graph = Graph(batched, wishes, quantise, ranges)
+        built = _assemble(graph, model, options, n_frames, watched, program, state, orders, kept)
+        wishes = graph.wishes
     return built
 
 
-def _assemble(model, options, n_frames, batched, program, state, orders, wishes) -> tuple[Built, dict]:
-    graph = Graph(batched, wishes)
+def _assemble(graph, model, options, n_frames, watched, program, state, orders, kept) -> Built:
+    batched = graph.batched
     steps, classes, window = n_frames // model.stride, model.classifier.out_features, model.pool.window
     overlap = options.window_samples - options.shift_samples
     streams = ["streams" if batched else 1]
@@ -84,7 +91,7 @@ def _assemble(model, options, n_frames, batched, program, state, orders, wishes)
         samples = graph.node("Concat", "past", "samples", axis=1)
         past = graph.node("Slice", samples, *(graph.integers(n) for n in (-overlap, 1 << 30, 1)))
         outputs["next_past"] = past, inputs["past"]
-    groups = _groups(state)
+    groups = _groups(state, kept)
     for name, members in groups.items():
         inputs[name] = [*streams * graph.lead(len(members.shape)), *members.shape]
         members.read(graph, name, state, orders, slots)
@@ -96,6 +103,7 @@ def _assemble(model, options, n_frames, batched, program, state, orders, wishes)
     frames = graph.add(frames, (n_frames, model.n_features))[None]
     results = Lowering(graph).run(program, [frames, *(slots[name] for name in state)])
     scores, after = torch.utils._pytree.tree_unflatten(results, program.call_spec.out_spec)
+    kept |= {name: int(np.isin(places, slots[name]).sum() / places[..., :1].size) for name, places in after.items()}
     for name, places in after.items():  # in the next pass its channels will lie as those that it is joined with
         if places.ndim == 4 and places.shape[2] == 1:
             orders[name] = np.argsort(places[0, :, 0, -1], kind="stable")
@@ -111,14 +119,17 @@ def _assemble(model, options, n_frames, batched, program, state, orders, wishes)
         outputs[f"next_{name}"] = graph.get(members.written(after, orders)), inputs[name]
     if window > 1:
         outputs["next_mean"] = graph.get(seen[steps:]), inputs["mean"]
+    if watched:
+        outputs |= {f"product{number}": factor for number, factor in enumerate(graph.factors)}
     sizes = {name: [1 if size == "streams" else size for size in shape] for name, shape in inputs.items()}
     sizes.pop("samples")
-    return Built(graph.finish(inputs, outputs), sizes), graph.wishes
+    return Built(graph.finish(inputs, outputs), sizes)
 
 
 @dataclass
 class Group:
-    """Slots that are one tensor: those of one band and length side by side, as (frames, channels); others alone."""
+    """Slots that are one tensor: those of one band and length that keep as much of their past side by side, as
+    (frames, channels); others alone."""
 
     names: list[str]
     shape: tuple[int, ...]
@@ -150,13 +161,13 @@ def _is_rows(slot) -> bool:
     return slot.ndim == 4 and slot.shape[2] == 1
 
 
-def _groups(state: dict[str, Tensor]) -> dict[str, Group]:
+def _groups(state: dict[str, Tensor], kept: dict[str, int]) -> dict[str, Group]:
     groups = {}
     for name, slot in state.items():
-        groups.setdefault(slot.shape[3] if _is_rows(slot) else name, []).append(name)
+        groups.setdefault((slot.shape[3], kept.get(name)) if _is_rows(slot) else name, []).append(name)
     found = {}
-    for number, (length, names) in enumerate(groups.items()):
+    for number, names in enumerate(groups.values()):
         slot = state[names[0]]
         width = sum(state[name].shape[1] for name in names)
-        found[f"state{number}"] = Group(names, (length, width) if _is_rows(slot) else tuple(slot.shape[1:]))
+        found[f"state{number}"] = Group(names, (slot.shape[3], width) if _is_rows(slot) else tuple(slot.shape[1:]))
     return found

@@ -1,7 +1,8 @@
 """Samples to normalised log mel energies or cepstra, as products with matrices.
 
-Even samples are parted from odd ones: their transforms E and O give two points of the spectrum each, X[k] = E + O and
-X[N/2 - k] = conj(E - O), so that matrices of half the size do.
+Every fourth sample is a part of its own: the four parts' transforms give four points of the spectrum each (the step
+of a radix-4 FFT), so that matrices of a quarter of the size do. These and the mel filters are computed in the file, of
+constants alone: ONNX Runtime does so once, when it loads, and the file need not hold them.
 """
 
 import math
@@ -12,6 +13,8 @@ from kws.errors import KwsError
 from kws.exporting.graph import Graph
 from kws.features import tables
 from kws.features.options import MfccOptions, MicroOptions, Options, SpectrogramOptions
+
+POWER_OF_SINE = {"povey": 1.7, "hanning": 2.0, "sine": 1.0}  # windows that are a power of half a turn's sine
 
 
 def check(options: Options) -> None:
@@ -38,26 +41,26 @@ def add_frontend(graph: Graph, samples: str, n: int, o: Options, mean: np.ndarra
     """
     if isinstance(o, SpectrogramOptions):
         return _normalised(graph, _spectrogram(graph, _frames(graph, samples, n, o), o), mean, std, clip)
-    mel, energy = tables.mel_filters(o).astype(np.float64), None
-    halves = math.gcd(o.window_samples, o.shift_samples) % 2 == 0 and o.fft_samples % 4 == 0
-    if halves and tables.window(o)[0] == 0 and o.use_power and not o.use_energy:
-        power, rows = _halves(graph, samples, n, o, mel)
+    log, energy = o.use_log_fbank, None
+    plain = log and not o.htk_mode and not isinstance(o, MfccOptions) and not o.use_energy
+    factor = np.exp(-mean) if plain else np.ones(o.num_mel_bins)  # the mean is a factor before the logarithm
+    if _in_quarters(o):
+        power, mel = _quarters(graph, samples, n, o, factor)
     else:
         frames = _frames(graph, samples, n, o)
-        power, rows = _whole(graph, frames, o, mel)
+        power, rows = _whole(graph, frames, o)
+        mel = graph.constant(rows * factor)
         energy = _energy(graph, frames, o) if o.use_energy else None
-    log = o.use_log_fbank
-    plain = log and not o.htk_mode and not isinstance(o, MfccOptions) and energy is None
-    if plain:  # the mean is a factor before the logarithm
-        out = _times(graph, power, rows * np.exp(-mean))
+    out = graph.node("MatMul", power, mel)
+    if graph.batched or _in_quarters(o):
+        out = graph.reshape(out, (n, o.num_mel_bins))
+    if plain:
         floor = tables.FLT_EPSILON * np.exp(-mean)
         if (np.log(floor) > -clip * std).any():  # else what is below it is clipped anyway
-            out = graph.node("Max", out, graph.constant(floor))
+            floor = graph.node("Mul", graph.constant(factor), graph.constant(tables.FLT_EPSILON))
+            out = graph.node("Max", out, floor)
         out = graph.node("Mul", graph.node("Log", out), graph.constant(1 / std))
-        out = graph.node("Clip", out, graph.constant(-clip), graph.constant(clip))
-        return graph.reshape(out, (n, o.dim)) if graph.batched else out
-    out = _times(graph, power, rows)
-    out = graph.reshape(out, (n, o.num_mel_bins)) if graph.batched else out
+        return graph.node("Clip", out, graph.constant(-clip), graph.constant(clip))
     if o.htk_mode:
         out = graph.node("Max", out, graph.constant(1.0))
     if log:
@@ -87,9 +90,17 @@ def _turns(o: Options, points: np.ndarray, samples: np.ndarray) -> np.ndarray:
     return np.outer(samples, points) % o.fft_samples * (2 * np.pi / o.fft_samples)
 
 
-def _halves(graph: Graph, samples: str, n: int, o: Options, mel: np.ndarray) -> tuple[str, np.ndarray]:
-    """Squares (n, m) of the spectrum's real and imaginary parts, and the mel weights (m, bins) of these."""
-    size, shift, quarter = o.window_samples, o.shift_samples, o.fft_samples // 4
+def _in_quarters(o: Options) -> bool:
+    parted = math.gcd(o.window_samples, o.shift_samples) % 4 == 0 and o.fft_samples % 8 == 0
+    exact = o.window_samples * o.fft_samples < 1 << 27  # numbers of turns, in float32
+    weighted = o.use_power and not o.use_energy and not (o.htk_mode and o.low_freq)
+    return parted and exact and weighted and o.window_type in POWER_OF_SINE
+
+
+def _quarters(graph: Graph, samples: str, n: int, o: Options, factor: np.ndarray) -> tuple[str, str]:
+    """Squares (1, n, m) of the spectrum's real and imaginary parts, and the mel weights (m, bins) of these times
+    `factor` (bins,)."""
+    size, shift, points = o.window_samples, o.shift_samples, o.fft_samples // 8 + 1
     length, batch = size + (n - 1) * shift, (-1,) * graph.batched
     block = math.gcd(size, shift)
     blocks = np.arange(n)[:, None] * (shift // block) + np.arange(size // block)
@@ -97,32 +108,63 @@ def _halves(graph: Graph, samples: str, n: int, o: Options, mel: np.ndarray) -> 
     # Of a frame's samples the first meets a zero of the window: pre-emphasis is taken from the second on, and in the
     # place of one more after the last stands any number, which meets a zero in its turn.
     x = graph.node("Reshape", samples, graph.integers(-1, 1, length))
-    kernel = graph.constant([[[-o.preemphasis_coefficient, 1.0]]])
-    x = graph.node("Conv", x, kernel, kernel_shape=[2], pads=[0, 1])
-    x = graph.node("Reshape", x, graph.integers(*batch, length // 2, 2))
-    x = graph.node("Transpose", x, perm=[2, 0, 1] if batch else [1, 0])
-    x = graph.node("Reshape", x, graph.integers(2, *batch, length // block, block // 2))
+    kernel = np.eye(4, 5, 1) - o.preemphasis_coefficient * np.eye(4, 5)
+    x = graph.node("Conv", x, graph.constant(kernel[:, None]), kernel_shape=[5], strides=[4], pads=[0, 1])
+    x = graph.node("Reshape", x, graph.integers(*batch, 4, length // block, block // 4))
     x = graph.node("Gather", x, graph.constant(blocks, np.int64), axis=1 + len(batch))
-    x = graph.node("Reshape", x, graph.integers(*((2, -1, n) if batch else (2 * n,)), size // 2))
+    x = graph.node("Reshape", x, graph.integers(*batch, 4, n, size // 4))
     if o.remove_dc_offset:  # what pre-emphasis leaves of a window's mean
-        sums = graph.node("Reshape", samples, graph.integers(*batch, length // block, block))
+        sums = graph.node("Reshape", samples, graph.integers(*batch, 1, length // block, block))
         sums = graph.node("ReduceSum", sums, graph.integers(-1), keepdims=1)
         left = (blocks[..., None] == np.arange(length // block)).any(axis=1)
-        left = left * (1 - o.preemphasis_coefficient) / size
-        mean = graph.node("MatMul", graph.constant(left if batch else np.tile(left, (2, 1))), sums)
-        x = graph.node("Sub", x, mean)
-    sides = graph.node("Split", x, graph.integers(*[1 if batch else n] * 2), outputs=2, axis=0)
-    points = np.arange(0 if mel[0].any() or mel[2 * quarter].any() else 1, quarter + 1)
-    window = np.append(tables.window(o).astype(np.float64), 0)[1:, None]
-    waves = []
-    for first in (0, 1):
-        turns = _turns(o, points, np.arange(first, size, 2))
-        waves.append(np.concatenate([np.cos(turns), np.sin(turns)], axis=1) * window[first::2])
-    sides = [_times(graph, side, wave) for side, wave in zip(sides, waves, strict=True)]
-    both = graph.node("Concat", graph.node("Add", *sides), graph.node("Sub", *sides), axis=-1)
-    mirrored = mel[2 * quarter - points].copy()
-    mirrored[points == quarter] = 0  # its own mirror image
-    return graph.node("Mul", both, both), np.concatenate([mel[points], mel[points], mirrored, mirrored])
+        left = graph.node("Mul", graph.constant(left), graph.constant((1 - o.preemphasis_coefficient) / size))
+        x = graph.node("Sub", x, graph.node("MatMul", left, sums))
+    parts = graph.node("Split", x, graph.integers(1, 1, 1, 1), outputs=4, axis=len(batch))
+    waves = graph.node("Split", _waves(graph, o, points), graph.integers(*[size // 4] * 4), outputs=4, axis=0)
+    parts = [graph.node("MatMul", part, wave) for part, wave in zip(parts, waves, strict=True)]
+    (a, c), (b, d) = ([graph.node(op, *parts[first::2]) for op in ("Add", "Sub")] for first in (0, 1))
+    halves = graph.integers(points, points)
+    (c_cos, c_sin), (d_cos, d_sin) = (graph.node("Split", v, halves, outputs=2, axis=-1) for v in (c, d))
+    sums = [(a, b, "Add"), (a, b, "Sub"), (c_cos, d_sin, "Sub"), (c_sin, d_cos, "Add"), (c_cos, d_sin, "Add"),
+            (c_sin, d_cos, "Sub")]  # fmt: skip
+    whole = graph.node("Concat", *(graph.node(op, one, two) for one, two, op in sums), axis=-1)
+    return graph.node("Mul", whole, whole), _mel(graph, o, points, factor)
+
+
+def _waves(graph: Graph, o: Options, points: int) -> str:
+    """(window, 2 · points): the window times cosines and sines, every fourth sample and then those after these."""
+    quarter = graph.node("Mul", graph.constant(np.arange(o.window_samples // 4)), graph.constant(4))
+    sample = graph.node("Add", quarter, graph.constant(np.arange(4)[:, None]))
+    sample = graph.node("Reshape", sample, graph.integers(-1, 1))
+    turns = graph.node("Mul", sample, graph.constant(np.arange(points)))
+    turns = graph.node("Mod", turns, graph.constant(o.fft_samples), fmod=1)
+    angle = graph.node("Mul", turns, graph.constant(2 * np.pi / o.fft_samples))
+    waves = graph.node("Concat", graph.node("Cos", angle), graph.node("Sin", angle), axis=1)
+    step = np.pi / (o.window_samples - 1)
+    sine = graph.node("Add", graph.node("Mul", sample, graph.constant(step)), graph.constant(step))
+    window = graph.node("Max", graph.node("Sin", sine), graph.constant(0))
+    return graph.node("Mul", waves, graph.node("Pow", window, graph.constant(POWER_OF_SINE[o.window_type])))
+
+
+def _mel(graph: Graph, o: Options, points: int, factor: np.ndarray) -> str:
+    """(8 · points, bins): `tables.mel_filters` of the points k, N/2 - k, N/4 + k and N/4 - k, each twice, times
+    `factor` (bins,). The first and the last k give points that another gives too."""
+    base, sign = np.repeat([[0, 4, 2, 2], [1, -1, 1, -1]], 2, axis=1)[..., None]
+    low, high = (1127 * math.log1p(hz / 700) for hz in (o.low_freq, o.high_hz))
+    bin_mel = (high - low) / (o.num_mel_bins + 1)
+    k, hz = graph.constant(np.arange(points)), o.sample_frequency / o.fft_samples
+    point = graph.node("Add", graph.node("Mul", k, graph.constant(sign)), graph.constant(base * (points - 1)))
+    mel = graph.node("Add", graph.node("Mul", point, graph.constant(hz / 700)), graph.constant(1))
+    mel = graph.node("Mul", graph.node("Log", mel), graph.constant(1127 / bin_mel))
+    mel = graph.node("Reshape", mel, graph.integers(8, points, 1))
+    away = graph.node("Sub", mel, graph.constant(low / bin_mel + 1 + np.arange(o.num_mel_bins)))
+    mel = graph.node("Max", graph.node("Sub", graph.constant(1), graph.node("Abs", away)), graph.constant(0))
+    shares = np.full((points, 1), 2)
+    shares[[0, -1]] = 1
+    mel = graph.node("Mul", mel, graph.constant(shares))
+    mel = graph.node("Reshape", mel, graph.integers(8 * points, o.num_mel_bins))
+    mel = graph.node("Mul", mel, graph.constant(0.5))
+    return graph.node("Mul", mel, graph.constant(factor))
 
 
 def _frames(graph: Graph, samples: str, n: int, o: Options) -> str:
@@ -153,8 +195,9 @@ def _transform(o: Options, points: np.ndarray) -> np.ndarray:
     return _windowed(o).T @ np.concatenate([np.cos(turns), -np.sin(turns)], axis=1)
 
 
-def _whole(graph: Graph, frames: str, o: Options, mel: np.ndarray) -> tuple[str, np.ndarray]:
+def _whole(graph: Graph, frames: str, o: Options) -> tuple[str, np.ndarray]:
     """For any options: squares or magnitudes (n, m), and the mel weights (m, bins) of these."""
+    mel = tables.mel_filters(o).astype(np.float64)
     points = np.flatnonzero(mel.any(axis=1))
     x = _times(graph, frames, _transform(o, points))
     x = graph.node("Mul", x, x)

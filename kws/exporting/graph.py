@@ -10,11 +10,15 @@ the first have the batch before it; (time, channels) only where the batch is ope
 """
 
 import itertools
+import string
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+
+from kws.exporting.storage import Constant, affine, stored
 
 OPSET, IR_VERSION = 17, 8  # old enough for runtimes of 2022, which know all that is used here
 MANY = 8  # pieces that are joined one by one; more are grouped by origin and then brought into order
@@ -36,15 +40,21 @@ class Graph:
     """Args:
         batched: whether the number of streams is open, or one.
         granted: orders of products' columns, `wishes` of another graph of the same model.
+        quantise: how weights are stored; see `storage`.
+        ranges: of products' inputs, by number: these are computed in integers of 8 bits.
 
     Attributes:
+        factors: name and shape of what each product takes, in order.
         wishes: orders of columns that would have saved a Gather, by the number of the product that they come from.
     """
 
-    def __init__(self, batched: bool, granted: dict[int, np.ndarray] | None = None):
+    def __init__(
+        self, batched: bool, granted: dict[int, np.ndarray] | None = None,
+        quantise: str | None = None, ranges: dict[int, tuple[float, float]] | None = None,
+    ):  # fmt: skip
         self.batched, self.granted, self.wishes = batched, granted or {}, dict(granted or {})
+        self.quantise, self.ranges, self.factors = quantise, ranges or {}, []
         self._products: dict[int, int] = {}  # the product that a tensor's columns are from, by tensor
-        self.n_products = 0
         self._pasts: dict[int, Past] = {}
         self.nodes, self.constants, self._names = [], {}, ("v" + str(i) for i in itertools.count())
         self._tensors: list[tuple[str, np.ndarray]] = []  # name, places
@@ -63,10 +73,17 @@ class Graph:
         return names[0] if outputs == 1 else names
 
     def constant(self, value, dtype=np.float32) -> str:
-        value = np.ascontiguousarray(np.asarray(value, dtype))
-        key = (value.dtype.str, value.shape, value.tobytes())
+        return self._constant("c", Constant(np.ascontiguousarray(np.asarray(value, dtype))))
+
+    def weight(self, value, axis: int = -1, of_integers: bool = False) -> str:
+        """A constant that was trained: it may be rounded in the file, by a scale for each index along `axis`."""
+        value = np.ascontiguousarray(np.asarray(value, np.float32))
+        return self._constant("w", Constant(value, True, axis, of_integers))
+
+    def _constant(self, kind: str, constant: Constant) -> str:
+        key = (kind, constant.value.dtype.str, constant.value.shape, constant.value.tobytes())
         if key not in self.constants:
-            self.constants[key] = f"c{len(self.constants)}", value
+            self.constants[key] = f"{kind}{len(self.constants)}", constant
         return self.constants[key][0]
 
     def integers(self, *values: int) -> str:
@@ -75,16 +92,25 @@ class Graph:
     def product(self, name: str, matrix: np.ndarray, bias: np.ndarray | None, rows: int) -> np.ndarray:
         """Adds `name` (rows, k) · matrix (k, n) + bias (n,): its places (rows, n) by the matrix's columns, which may
         lie in another order."""
-        order = self.granted.get(self.n_products, np.arange(matrix.shape[1]))
+        number = len(self.factors)
+        self.factors.append((name, (rows, len(matrix))))
+        order = self.granted.get(number, np.arange(matrix.shape[1]))
         matrix, bias = matrix[:, order], None if bias is None else bias[order]
-        if self.batched:
-            name = self.node("MatMul", name, self.constant(matrix))
-            name = name if bias is None else self.node("Add", name, self.constant(bias))
+        integers = number in self.ranges
+        if integers:
+            scale, zero = affine(*self.ranges[number])
+            grid = self.constant(scale), self.constant(zero, np.uint8)
+            name = self.node("DequantizeLinear", self.node("QuantizeLinear", name, *grid), *grid)
+        if self.batched or integers:
+            name = self.node("MatMul", name, self.weight(matrix, of_integers=integers))
+            if bias is not None and integers:  # ONNX Runtime would make MatMul and Add a Gemm, and that of floats
+                name = self.node("Sub", name, self.weight(-bias))
+            elif bias is not None:
+                name = self.node("Add", name, self.weight(bias))
         else:
-            name = self.node("Gemm", name, self.constant(matrix), *([] if bias is None else [self.constant(bias)]))
+            name = self.node("Gemm", name, self.weight(matrix), *([] if bias is None else [self.weight(bias)]))
         places = self.add(name, (rows, len(order)))
-        self._products[len(self._tensors) - 1] = self.n_products
-        self.n_products += 1
+        self._products[len(self._tensors) - 1] = number
         return places[:, np.argsort(order)]
 
     def like(self, name: str, held: np.ndarray) -> np.ndarray:
@@ -126,13 +152,13 @@ class Graph:
         for origin, past in sorted(self._pasts.items(), key=lambda item: -item[1].at):
             if past.wanted:
                 self.nodes, after = self.nodes[: past.at], self.nodes[past.at :]
-                name = self.node("Mul", self.get(self.tensor(origin)), self.constant(past.weights))
+                name = self.node("Mul", self.get(self.tensor(origin)), self.weight(past.weights))
                 if self.batched:
                     name = self.node("ReduceSum", name, self.integers(-2), keepdims=1)
-                    name = self.node("Add", name, self.constant(past.bias))
+                    name = self.node("Add", name, self.weight(past.bias))
                 else:
                     ones = self.constant(np.ones((1, len(past.weights))))
-                    name = self.node("Gemm", ones, name, self.constant(past.bias))
+                    name = self.node("Gemm", ones, name, self.weight(past.bias))
                 widths = self.integers(*np.diff(past.ends, prepend=0))
                 self.nodes.append(helper.make_node("Split", [name, widths], past.names, axis=-1))
                 self.nodes += after
@@ -283,7 +309,9 @@ class Graph:
         for node in nodes:
             for names in (node.input, node.output):
                 names[:] = [renamed.get(name, name) for name in names]
-        constants = [numpy_helper.from_array(v, name) for name, v in self.constants.values() if name in wanted]
+        constants, unpacked = stored({name: c for name, c in self.constants.values() if name in wanted}, self.quantise)
+        nodes = unpacked + nodes
+        _shorten(nodes, constants, {*inputs, *outputs, ""})
         graph = helper.make_graph(
             nodes, "spotter",
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
@@ -293,3 +321,25 @@ class Graph:
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="kws"
         )
+
+
+def _shorten(nodes: list[onnx.NodeProto], constants: list[TensorProto], kept: set[str]) -> None:
+    """Gives tensors but those of `kept` names of two or three letters, the first of which stays: names are a large
+    part of a small file."""
+    letters, counts, names = string.digits + string.ascii_letters, Counter(), {name: name for name in kept}
+
+    def short(name: str) -> str:
+        if name not in names:
+            number, text = counts[name[0]], ""
+            while not text or number:
+                number, digit = divmod(number, len(letters))
+                text += letters[digit]
+            counts[name[0]] += 1
+            names[name] = name[0] + text
+        return names[name]
+
+    for tensor in constants:
+        tensor.name = short(tensor.name)
+    for node in nodes:
+        for ends in (node.input, node.output):
+            ends[:] = [short(name) for name in ends]

@@ -50,7 +50,7 @@ class Layers:
         weight, bias = weight.double().numpy(), None if bias is None else bias.double().numpy()
         if x.shape[2] != 1 or bands != 1 or padding[1] or padding[0] % dilation[0]:
             name = self.graph.get(x[0])
-            inputs = [self.graph.constant(weight), *([] if bias is None else [self.graph.constant(bias)])]
+            inputs = [self.graph.weight(weight, axis=0), *([] if bias is None else [self.graph.weight(bias)])]
             name = self.graph.node(
                 "Conv", name, *inputs, kernel_shape=[kf, kt], strides=stride, dilations=dilation, group=groups,
                 pads=[*padding, *padding],
@@ -100,11 +100,11 @@ class Layers:
             held, taps = np.concatenate([held, ones]), np.append(taps, np.full((len(taps), 1), len(held)), axis=1)
             weight, bias = np.append(weight, bias[columns][None], axis=0), None
         name, several = self._windows(held, taps)
-        name = graph.node("Mul", name, graph.constant(weight))
+        name = graph.node("Mul", name, graph.weight(weight))
         if several or len(weight) > 1:
             name = graph.node("ReduceSum", name, graph.integers(-2), keepdims=int(not several))
         if bias is not None:
-            name = graph.node("Add", name, graph.constant(bias[columns]))
+            name = graph.node("Add", name, graph.weight(bias[columns]))
         out = graph.add(name, (len(taps), rows.shape[1]))
         return out[:, np.argsort(columns)]
 
@@ -112,9 +112,9 @@ class Layers:
         """x (1, c) · weight (c,) + past (1, c)."""
         graph = self.graph
         if graph.batched or len(weight) > FEW:
-            name = graph.node("Add", graph.node("Mul", x, graph.constant(weight)), past)
+            name = graph.node("Add", graph.node("Mul", x, graph.weight(weight)), past)
         else:  # one node, though most of the matrix is zeros
-            name = graph.node("Gemm", x, graph.constant(np.diag(weight)), past)
+            name = graph.node("Gemm", x, graph.weight(np.diag(weight)), past)
         return graph.add(name, (1, len(weight)))
 
     def gru(self, x, past, weights, biased, layers, _dropout, _train, both_ways, batch_first):
@@ -136,7 +136,7 @@ class Layers:
             else:
                 name = graph.node("Reshape", name, graph.integers(steps, 1, held.shape[1]))
                 begin = graph.node("Reshape", begin, graph.integers(1, 1, size))
-            constants = [graph.constant(v[None]) for v in (w, r[gates], b)]
+            constants = [graph.weight(v[None], axis=1) for v in (w, r[gates], b)]
             name = graph.node("GRU", name, *constants, "", begin, hidden_size=size, linear_before_reset=1)
             if graph.batched:
                 name = graph.node("Transpose", name, perm=[2, 0, 1, 3])

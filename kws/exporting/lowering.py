@@ -138,7 +138,10 @@ class Lowering(Layers):
             held = natural(self.graph, x)
             at = positions(x, held)
             arranged = squeezed(np.broadcast_to(value, shape).reshape(-1)[at]) if value.ndim else value
-            names = [self.graph.get(held), self.graph.constant(arranged)]
+            names = [
+                self.graph.get(held),
+                self.graph.weight(arranged) if arranged.ndim else self.graph.constant(arranged),
+            ]
             return self._out(x, held, self.graph.node(op, *(names if x is not b and isinstance(a, np.ndarray)
                                                             else reversed(names))))  # fmt: skip
         shape = np.broadcast_shapes(a.shape, b.shape)

@@ -9,18 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 
-from kws import __version__, audio
-from kws.data.dataset import ClipDataset
+from kws import __version__
 from kws.errors import KwsError
 from kws.exporting import micro_wake_word, tflite
 from kws.exporting.tflm import MicroStream
 from kws.features import describe
 from kws.models.acoustic import CLIP
 from kws.training.trained import Trained
-
-CALIBRATION_CLIPS = 100
 
 
 @dataclass(frozen=True)
@@ -38,14 +34,14 @@ class Report:
 
 
 def export(
-    trained: Trained, path: str | Path, sounds: Sequence[np.ndarray], calibrate: str | None = None,
+    trained: Trained, path: str | Path, sounds: Sequence[np.ndarray], seen: Sequence[np.ndarray],
     decision: dict | None = None, word: str | None = None, author: str = "", language: str = "en", **about,
 ) -> Report:  # fmt: skip
     """Writes `path` and, where that is a manifest (.json), the model beside it.
 
     Args:
         sounds: (n,) at the model's rate, that the file is compared on.
-        calibrate: a recording or a folder of some that ranges are measured on; None: the run's own training clips.
+        seen: likewise, that int8's ranges are measured on.
         word: the one that micro_wake_word listens for, where the model knows several.
         author, language: for the manifest.
         about: what else the file says of itself.
@@ -61,7 +57,10 @@ def export(
         micro_wake_word.check(trained.options)
         place, frames = micro_wake_word.word_of(trained.labels, word), micro_wake_word.FRAMES
     converted = tflite.convert(model, place)
-    clips = [np.clip(clip, low.numpy(), high.numpy()) for clip in _clips(trained, calibrate)]
+    clips = [trained.extractor(torch.from_numpy(sound)[None])[0][0].numpy() for sound in seen]
+    clips = [np.clip(clip, low.numpy(), high.numpy()) for clip in clips if len(clip) >= model.stride]
+    if not clips:
+        raise KwsError("calibration: there is no sound that the ranges of int8 could be measured on")
     file = tflite.quantised(converted, clips, frames)
     if manifest:
         micro_wake_word.adapt(file)
@@ -79,28 +78,6 @@ def export(
         text = micro_wake_word.manifest(labels[0], model_path.name, decision, step_ms, report.arena, language, author)
         _write(path, (json.dumps(text, indent=2, ensure_ascii=False) + "\n").encode())
     return report
-
-
-def _clips(trained: Trained, calibrate: str | None) -> list[np.ndarray]:
-    """Frames (m, dim) of sound like that which the model hears."""
-    extractor = trained.extractor
-    if calibrate is not None:
-        rate = int(trained.options.sample_frequency)
-        waves = [
-            audio.read(f, channel=0, rate=rate)[0] for f in audio.files("calibrate", calibrate)[:CALIBRATION_CLIPS]
-        ]
-    else:
-        source = instantiate(trained.config["data"], _convert_="all")
-        source.prepare()
-        window_ms, noise = trained.config["train"]["window_ms"], source.noise("train")
-        data = ClipDataset(source.clips("train"), trained.labels, extractor, window_ms, noise=noise)
-        chosen = np.random.default_rng(0).permutation(len(data))[:CALIBRATION_CLIPS]
-        items = [data[0, int(i)] for i in chosen]
-        waves = [item["wave"].numpy() for item in items if isinstance(item, dict)]
-    clips = [extractor(torch.from_numpy(wave)[None])[0][0].numpy() for wave in waves]
-    if not any(len(clip) >= trained.model.stride for clip in clips):
-        raise KwsError("calibrate: there is no sound that the ranges of int8 could be measured on")
-    return clips
 
 
 def _compare(trained, stream, sounds, place, size, step_ms) -> Report:

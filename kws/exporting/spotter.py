@@ -9,17 +9,22 @@ import numpy as np
 from kws import __version__
 from kws.decision import Decision
 from kws.errors import KwsError
+from kws.exporting import calibration
 from kws.exporting.build import build
-from kws.features import describe
+from kws.exporting.storage import QUANTISE
+from kws.features import Options, describe
 from kws.runtime import Spotter
 from kws.runtime.file import FORMAT, MAX_BYTES, write_about
 from kws.spotter import Spotter as TorchSpotter
 from kws.training.trained import Trained
 
+AGREE_S = 0.25  # between detections of one word
+
 
 def export(
     trained: Trained, path: str | Path, chunk_ms: float = 100.0, many: bool = False, decision: dict | None = None,
-    licence: str | None = None, run: dict | None = None,
+    licence: str | None = None, run: dict | None = None, quantise: str | None = None,
+    ranges: str = "percentile", heard: list[np.ndarray] = (),
 ) -> None:  # fmt: skip
     """Writes a spotter.
 
@@ -27,6 +32,9 @@ def export(
         chunk_ms: of sound that is worked on at a time, rounded up to whole steps of the model.
         many: the number of streams in the graph's inputs is open, which costs each a little more.
         decision: arguments of `Decision` that the file carries.
+        quantise: how weights are stored: fp16, int8, or None for float32; int8_static: int8, and products of integers.
+        ranges, heard: of int8_static: how the ranges of products' inputs are chosen, percentile or mse, and the sounds
+            (n,) at the model's rate that they are seen on.
         licence, run: what is recorded of the weights' licence and of where they come from.
 
     Raises:
@@ -35,17 +43,28 @@ def export(
     options, model = trained.options, trained.model
     step_ms = model.stride * options.frame_shift
     steps = max(1, -(-chunk_ms // step_ms))
+    if quantise not in (None, *QUANTISE):
+        raise KwsError(f"quantise={quantise}: expected {', '.join(QUANTISE)} or null")
+    if ranges not in calibration.RANGES:
+        raise KwsError(f"ranges={ranges}: expected {' or '.join(calibration.RANGES)}")
     try:
         Decision(trained.labels, step_ms, **(decision or {}))
     except (TypeError, ValueError) as error:
         raise KwsError(f"decision: {error}") from None
-    built = build(model, options, int(steps) * model.stride, many)
+    n_frames, limits = int(steps) * model.stride, None
+    if quantise == "int8_static":
+        if not heard:
+            raise KwsError("quantise=int8_static: no sound to see the ranges of activations on (calibration)")
+        watched = build(model, options, n_frames, watched=True)
+        limits = calibration.ranges(watched, options.window_samples - options.shift_samples, heard, ranges)
+    built = build(model, options, n_frames, many, quantise, limits)
     about = {
         "format": FORMAT, "kws": __version__, "labels": trained.labels, "sample_rate": int(options.sample_frequency),
-        "chunk": int(steps) * model.stride * options.shift_samples, "steps": int(steps),
+        "chunk": n_frames * options.shift_samples, "steps": int(steps),
         "overlap": options.window_samples - options.shift_samples, "step_ms": step_ms,
         "offset_ms": options.frame_length - options.frame_shift, "decision": decision or {}, "state": built.state,
-        "features": describe(options), "model": trained.config["model"], "licence": licence, "run": run or {},
+        "features": _differing(options), "model": trained.config["model"], "licence": licence, "run": run or {},
+        "quantise": quantise,
     }  # fmt: skip
     content = write_about(built.proto.SerializeToString(), about)
     if len(content) > MAX_BYTES:
@@ -59,6 +78,13 @@ def export(
         raise KwsError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def _differing(options: Options) -> dict:
+    """The options that are not Kaldi's own, and those that a reader wants to see."""
+    usual = describe(type(options)())
+    shown = ("type", "frame_length", "frame_shift")
+    return {key: value for key, value in describe(options).items() if key in shown or value != usual[key]}
+
+
 @dataclass(frozen=True)
 class Check:
     """Of an exported file against its checkpoint."""
@@ -69,6 +95,8 @@ class Check:
     by_chunks: float  # likewise between sound in one piece and in many
     same_words: bool  # the detections of both are the same
     n_words: int
+    expected: int  # words that the checkpoint hears
+    agreed: int  # of these, what the file hears within AGREE_S
     spread: float  # largest standard deviation of a label's probability: a check on silence proves little
     ms_per_second: float  # of one core, for a second of sound, resampling left out
 
@@ -77,7 +105,7 @@ def compare(trained: Trained, path: str | Path, sounds: list[np.ndarray], decisi
     """Runs sounds (n,), at the model's rate, through the checkpoint and through the exported file."""
     spotter, rng = Spotter(path), np.random.default_rng(0)
     difference = by_chunks = busy = spread = 0.0
-    same, n_words = True, 0
+    same, n_words, n_expected, agreed = True, 0, 0, 0
     for sound in sounds:
         expected = TorchSpotter(trained).scores(sound, flush=True)
         stream = spotter.stream()
@@ -100,7 +128,8 @@ def compare(trained: Trained, path: str | Path, sounds: list[np.ndarray], decisi
         heard += stream.push(sound[:0], flush=True)
         there = TorchSpotter(trained, **(decision or {})).push(sound, flush=True)
         same &= [(d.word, d.start, d.end) for d in heard] == [(d.word, d.start, d.end) for d in there]
-        n_words += len(heard)
+        n_words, n_expected = n_words + len(heard), n_expected + len(there)
+        agreed += sum(any(d.word == e.word and abs(d.end - e.end) <= AGREE_S for d in heard) for e in there)
     seconds = sum(map(len, sounds)) / spotter.rate
     cost = 1000 * busy / max(seconds, 1e-9)
-    return Check(spotter.chunk_ms, seconds, difference, by_chunks, same, n_words, spread, cost)
+    return Check(spotter.chunk_ms, seconds, difference, by_chunks, same, n_words, n_expected, agreed, spread, cost)

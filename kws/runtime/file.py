@@ -14,13 +14,13 @@ from kws.errors import KwsError
 FORMAT = 1  # of what the metadata says; files of another are refused
 KEY = "kws"  # the entry of the metadata, a JSON object
 MAX_BYTES, MAX_NODES, MAX_SIDE, MAX_PAD = 64 << 20, 20_000, 1 << 20, 64
-FLOAT, INT64 = 1, 7
+FLOAT, UINT8, INT8, INT64, FLOAT16 = 1, 2, 3, 7, 10
 # All that the exporter writes. None of them runs another graph, reads a file or grows without its constants growing.
 OPERATORS = {
-    "Abs", "Add", "AveragePool", "Clip", "Concat", "Conv", "Div", "Exp", "GRU", "Gather", "Gemm", "HardSigmoid",
-    "HardSwish", "Identity", "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "Pow", "Reciprocal",
-    "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Sub",
-    "Tanh", "Transpose",
+    "Abs", "Add", "AveragePool", "Cast", "Clip", "Concat", "Conv", "Cos", "DequantizeLinear", "Div", "Exp", "GRU",
+    "Gather", "Gemm", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "MatMul", "Max", "MaxPool", "Min",
+    "Mod", "Mul", "Neg", "Pow", "QuantizeLinear", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceSum", "Relu",
+    "Reshape", "Sigmoid", "Sin", "Slice", "Softmax", "Split", "Sqrt", "Sub", "Tanh", "Transpose",
 }  # fmt: skip
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
@@ -54,7 +54,7 @@ class _Refused(Exception):
     """What is wrong, without the path."""
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     """Number, wire type and value of each field of a message."""
     at, end = 0, len(message)
 
@@ -122,16 +122,16 @@ def _signed(value: int) -> int:
 def _check_model(model: memoryview) -> str:
     """Raises `_Refused` for what no export of kws holds; the text of its metadata."""
     about, graphs, opsets = None, 0, 0
-    for number, wire, value in _fields(model):
+    for number, wire, value in fields(model):
         if number == 7:
             graphs += 1
             _check_graph(_message(value, wire))
         elif number == 8:
             opsets += 1
-            if any(n == 1 and len(_message(v, w)) for n, w, v in _fields(_message(value, wire))):
+            if any(n == 1 and len(_message(v, w)) for n, w, v in fields(_message(value, wire))):
                 raise _Refused("uses operators of another domain than ONNX's own, which no export of kws does")
         elif number == 14:
-            entry = {n: (v, w) for n, w, v in _fields(_message(value, wire))}
+            entry = {n: (v, w) for n, w, v in fields(_message(value, wire))}
             if 1 in entry and 2 in entry and _text(*entry[1]) == KEY:
                 about = _text(*entry[2])
         elif number in (20, 25):
@@ -145,7 +145,7 @@ def _check_model(model: memoryview) -> str:
 
 def _check_graph(graph: memoryview) -> None:
     nodes = 0
-    for number, wire, value in _fields(graph):
+    for number, wire, value in fields(graph):
         if number == 1:
             nodes += 1
             _check_node(_message(value, wire))
@@ -158,14 +158,14 @@ def _check_graph(graph: memoryview) -> None:
 
 
 def _check_node(node: memoryview) -> None:
-    for number, wire, value in _fields(node):
+    for number, wire, value in fields(node):
         if number == 4 and (name := _text(value, wire)) not in OPERATORS:
             raise _Refused(f"uses the operator {name[:40]!r}, which no export of kws does")
         if number == 7 and len(_message(value, wire)):
             raise _Refused(f"uses an operator of {_text(value, wire)[:40]!r}, which no export of kws does")
         if number == 5:
             name = ""
-            for n, w, v in _fields(_message(value, wire)):
+            for n, w, v in fields(_message(value, wire)):
                 if n == 1:
                     name = _text(v, w)
                 elif n in (5, 6, 10, 11, 14, 15, 22, 23):
@@ -178,7 +178,7 @@ def _check_node(node: memoryview) -> None:
 
 def _check_tensor(tensor: memoryview) -> None:
     dims, kind, size = [], None, None
-    for number, wire, value in _fields(tensor):
+    for number, wire, value in fields(tensor):
         if number == 1:
             dims += _integers(value, wire)
         elif number == 2 and wire == VARINT:
@@ -189,7 +189,7 @@ def _check_tensor(tensor: memoryview) -> None:
             raise _Refused("keeps numbers in another file, which is not read")
         elif number in (3, 4, 5, 6, 7, 10, 11):
             raise _Refused("holds numbers in a form that no export of kws writes")
-    width = {FLOAT: 4, INT64: 8}.get(kind)
+    width = {FLOAT: 4, UINT8: 1, INT8: 1, INT64: 8, FLOAT16: 2}.get(kind)
     if width is None or any(not 0 <= d <= MAX_SIDE for d in dims) or (size or 0) != width * math.prod(dims):
         raise _Refused("a constant's size or type is not what it says: damaged, or not written by kws")
 
@@ -233,14 +233,22 @@ def _check_about(text: str) -> dict:
 
 def write_about(content: bytes, about: dict) -> bytes:
     """A file's content with this description in its metadata, in the place of any other."""
+    text = json.dumps(about, ensure_ascii=False, separators=(",", ":"))
+    kept = [_field(*each) for each in fields(memoryview(content)) if each[0] != 14]
+    entry = _field(1, BYTES, KEY.encode()) + _field(2, BYTES, text.encode())
+    return b"".join([*kept, _field(14, BYTES, entry)])
 
-    def field(number: int, wire: int, value) -> bytes:
-        key = _varint(number << 3 | wire)
-        return key + (_varint(value) if wire == VARINT else _varint(len(value)) + bytes(value))
 
-    kept = [field(*each) for each in _fields(memoryview(content)) if each[0] != 14]
-    entry = field(1, BYTES, KEY.encode()) + field(2, BYTES, json.dumps(about, ensure_ascii=False).encode())
-    return b"".join([*kept, field(14, BYTES, entry)])
+def size_of(number: int, wire: int, value: int | memoryview) -> int:
+    """The bytes of a field with its number."""
+    return len(_field(number, wire, value))
+
+
+def _field(number: int, wire: int, value) -> bytes:
+    key = _varint(number << 3 | wire)
+    if wire in (FIXED32, FIXED64):
+        return key + bytes(value)
+    return key + (_varint(value) if wire == VARINT else _varint(len(value)) + bytes(value))
 
 
 def _varint(value: int) -> bytes:
