@@ -1,6 +1,7 @@
 """Sounds that an export is calibrated and checked on."""
 
 import numpy as np
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -27,9 +28,10 @@ def of_training(trained: Trained, given: str | None) -> list[np.ndarray]:
         source = instantiate(whole.data, _convert_="all")
         source.prepare()
         clips = source.clips("train")
-    except KwsError as error:
+    except (KwsError, InstantiationException) as error:
         raise KwsError(
-            f"calibration: the training data is not there ({error}); give calibration=, a folder of recordings"
+            f"calibration: the training data is not there ({error.__cause__ or error});"
+            " give calibration=, a folder of recordings"
         ) from None
     data = ClipDataset(clips, trained.labels, trained.extractor, trained.config["train"]["window_ms"],
                        noise=source.noise("train"))  # fmt: skip
