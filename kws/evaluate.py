@@ -31,7 +31,7 @@ from kws.config import command
 from kws.data.dataset import ClipDataset
 from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
 from kws.errors import KwsError
-from kws.features import FbankOptions, make_options
+from kws.features import FbankOptions, describe, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.losses import PerClip
 from kws.metrics import accuracy, per_word, wilson_interval
@@ -73,7 +73,7 @@ def open_exported(path: str) -> Trained:
     """An exported file as a checkpoint is opened; it does not say which data it was trained on."""
     spotter = Spotter(path)
     about, options = spotter.about, make_options(**spotter.about["features"])
-    config = {"features": about["features"], "train": {"window_ms": about["run"].get("window_ms", 1200)}}
+    config = {"features": describe(options), "train": {"window_ms": about["run"].get("window_ms", 1200)}}
     return Trained(Exported(spotter), Samples(options), spotter.labels, options, config)
 
 
