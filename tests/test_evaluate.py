@@ -68,7 +68,8 @@ def test_an_exported_file_answers_as_its_checkpoint_does(corpus, folder, tmp_pat
     assert abs(found[0]["accuracy"] - found[1]["accuracy"]) <= 1 / 36  # a clip between two words, at most
     assert (tmp_path / "confusion-test.png").is_file()
     words = f"data.words=[{','.join(WORDS)}]"  # a source whose yaml asks for the rate of the features
-    run(f"checkpoint={file}", "data=speech_commands", f"data.root={corpus}", words, "workers=0", module="kws.evaluate")
+    others = ["data=speech_commands", f"data.root={corpus}/test", words, "data.unknown=false"]
+    run(f"checkpoint={file}", *others, module="kws.evaluate")
     refused = run(f"checkpoint={file}", module="kws.evaluate", check=False)
     assert refused.returncode == 2
     assert "does not say which data it was trained on" in refused.stderr
