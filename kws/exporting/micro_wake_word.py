@@ -80,7 +80,11 @@ def adapt(file: schema.ModelT) -> None:
     out = begin.tensor([1, 1], schema.TensorType.UINT8, begin.quantization(unit(graph.tensors[probability])[0], 0))
     end.append(begin.operator("QUANTIZE", [probability], [out]))
     graph.inputs, graph.outputs, graph.operators = [given], [out], [*start, *body, *end]
-    if missing := sorted(operators(file) - OPERATORS):
+    check_operators(operators(file))
+
+
+def check_operators(used: set[str]) -> None:
+    if missing := sorted(used - OPERATORS):
         raise KwsError(
             f"micro_wake_word has no {', '.join(missing)}, which this model needs: model=dscnn_10k needs none"
         )

@@ -57,6 +57,8 @@ def export(
         micro_wake_word.check(trained.options)
         place, frames = micro_wake_word.word_of(trained.labels, word), micro_wake_word.FRAMES
     converted = tflite.convert(model, place)
+    if manifest:
+        micro_wake_word.check_operators(tflite.operators(converted.file()) - {"SLICE"})  # which `adapt` replaces
     clips = [trained.extractor(torch.from_numpy(sound)[None])[0][0].numpy() for sound in seen]
     clips = [np.clip(clip, low.numpy(), high.numpy()) for clip in clips if len(clip) >= model.stride]
     if not clips:

@@ -82,6 +82,9 @@ class Converted:
     content: bytes
     shapes: list[tuple[int, ...]]
 
+    def file(self) -> schema.ModelT:
+        return schema.ModelT.InitFromPackedBuf(self.content, 0)
+
 
 def convert(model: AcousticModel, word: int | None = None) -> Converted:
     """The model's step in float32.
@@ -148,11 +151,14 @@ def quantised(model: Converted, clips: Iterable[np.ndarray], frames: tuple[float
     that they have on `clips`, each the frames (m, dim) of a stream; that of `frames` is given.
 
     Raises:
-        KwsError: a state's scale is not the same going in and coming out.
+        KwsError: the quantiser refuses it, or a state's scale is not the same going in and coming out.
     """
     with _quiet():
         kind = quantizer.Quantizer(bytearray(model.content), recipe.static_wi8_ai8())
-        result = kind.quantize(_ranges(model, clips, frames), enable_progress_report=False).quantized_model
+        try:
+            result = kind.quantize(_ranges(model, clips, frames), enable_progress_report=False).quantized_model
+        except ValueError as error:
+            raise KwsError(f"int8: ai-edge-quantizer cannot quantise this model ({error})") from None
     file = schema.ModelT.InitFromPackedBuf(bytes(result), 0)
     graph = file.subgraphs[0]
     graph.inputs, graph.outputs = _ordered(file.signatureDefs[0])
@@ -225,7 +231,7 @@ def _ranges(model: Converted, clips: Iterable[np.ndarray], frames: tuple[float, 
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )  # fmt: skip
     interpreter.allocate_tensors()
-    file = schema.ModelT.InitFromPackedBuf(model.content, 0)
+    file = model.file()
     inputs, outputs = _ordered(file.signatureDefs[0])
     tensors = [
         i
@@ -246,7 +252,10 @@ def _ranges(model: Converted, clips: Iterable[np.ndarray], frames: tuple[float, 
                 low[i], high[i] = min(low[i], values.min()), max(high[i], values.max())
             state = [interpreter.get_tensor(place) for place in outputs[1:]]
     low[inputs[0]], high[inputs[0]] = frames
-    for alike in _of_one_unit(file, list(zip(inputs[1:], outputs[1:], strict=True))):
+    for group in _of_one_unit(file, list(zip(inputs[1:], outputs[1:], strict=True))):
+        alike = group & low.keys()  # not constants, nor whole numbers
+        if not alike:
+            continue
         least, greatest = min(low[i] for i in alike), max(high[i] for i in alike)
         low.update(dict.fromkeys(alike, least))
         high.update(dict.fromkeys(alike, greatest))
