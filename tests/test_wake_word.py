@@ -240,9 +240,7 @@ def test_a_wake_word_is_learnt(recordings):
 def test_spotters_are_found_by_name_and_the_names_are_told(tmp_path):
     assert find("runs/mine") == "runs/mine"
     assert find(str(tmp_path)) == str(tmp_path)
-    with pytest.raises(
-        KwsError, match="no file or run 'komputer', and no spotter comes with kws by that name: computer"
-    ):
+    with pytest.raises(KwsError, match=r"no file or run 'komputer', and no spotter comes with kws .*: .*computer"):
         find("komputer")
 
 
@@ -251,12 +249,14 @@ def test_spotters_that_come_with_kws_hear_their_word(path):
     assert path.stat().st_size < 1e6
     assert "licence" in path.with_suffix(".md").read_text().lower()
     spotter = Spotter(find(path.stem))
-    word, *_ = spotter.labels
+    words = [label for label in spotter.labels if not label.startswith("_")]
     stream, quiet, heard = spotter.stream(SAMPLE_RATE), np.zeros(2 * SAMPLE_RATE, np.float32), 0
+    # commands are for words said on their own, and were trained on few of this voice
+    sentences = ["what is the weather like today in the north of the country"] * (len(words) == 1)
     for accent, variant in (("en-us", "f2"), ("en", "m3"), ("en-gb-scotland", "f4"), ("en-us", "m1")):
-        for text in (word, "what is the weather like today in the north of the country"):
+        for text in (*words, *sentences):
             spoken, _ = engine().speak(text, f"{accent}+{variant}", 160, 50)
-            found = stream.push(np.concatenate([quiet, spoken, quiet]))
-            assert text == word or not found
+            found = {detection.word for detection in stream.push(np.concatenate([quiet, spoken, quiet]))}
+            assert found <= {text}
             heard += bool(found)
-    assert heard >= 3
+    assert heard >= 4 * len(words) * (0.75 if len(words) == 1 else 0.4)

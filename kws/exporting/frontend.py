@@ -150,15 +150,30 @@ def _mel(graph: Graph, o: Options, points: int, factor: np.ndarray) -> str:
     """(8 · points, bins): `tables.mel_filters` of the points k, N/2 - k, N/4 + k and N/4 - k, each twice, times
     `factor` (bins,). The first and the last k give points that another gives too."""
     base, sign = np.repeat([[0, 4, 2, 2], [1, -1, 1, -1]], 2, axis=1)[..., None]
-    low, high = (1127 * math.log1p(hz / 700) for hz in (o.low_freq, o.high_hz))
-    bin_mel = (high - low) / (o.num_mel_bins + 1)
-    k, hz = graph.constant(np.arange(points)), o.sample_frequency / o.fft_samples
-    point = graph.node("Add", graph.node("Mul", k, graph.constant(sign)), graph.constant(base * (points - 1)))
-    mel = graph.node("Add", graph.node("Mul", point, graph.constant(hz / 700)), graph.constant(1))
-    mel = graph.node("Mul", graph.node("Log", mel), graph.constant(1127 / bin_mel))
-    mel = graph.node("Reshape", mel, graph.integers(8, points, 1))
-    away = graph.node("Sub", mel, graph.constant(low / bin_mel + 1 + np.arange(o.num_mel_bins)))
-    mel = graph.node("Max", graph.node("Sub", graph.constant(1), graph.node("Abs", away)), graph.constant(0))
+    low, high = tables.mel_scale(o.low_freq), tables.mel_scale(o.high_hz)
+    delta, hz = (
+        (high - low) / np.float32(o.num_mel_bins + 1),
+        np.float32(o.sample_frequency) / np.float32(o.fft_samples),
+    )
+
+    def computed(value, *steps: tuple[str, float]) -> str:
+        """In float32 and in the order of `tables.mel_filters`, whose rounding counts near a filter's foot."""
+        for op, by in steps:
+            value = graph.node(op, value, graph.constant(by))
+        return value
+
+    point = computed(graph.constant(np.arange(points)), ("Mul", sign), ("Add", base * (points - 1)), ("Mul", hz))
+    mel = graph.node("Log", computed(point, ("Div", 700), ("Add", 1)))
+    mel = graph.node("Reshape", computed(mel, ("Mul", 1127)), graph.integers(8, points, 1))
+    left, center, right = (
+        computed(graph.constant(np.arange(i, o.num_mel_bins + i)), ("Mul", delta), ("Add", low)) for i in range(3)
+    )
+    sides = ((mel, left, center, left), (right, mel, right, center))
+    rising, falling = (
+        graph.node("Div", graph.node("Sub", one, two), graph.node("Sub", three, four))
+        for one, two, three, four in sides
+    )
+    mel = graph.node("Max", graph.node("Min", rising, falling), graph.constant(0))
     shares = np.full((points, 1), 2)
     shares[[0, -1]] = 1
     mel = graph.node("Mul", mel, graph.constant(shares))
