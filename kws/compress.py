@@ -37,7 +37,6 @@ from kws.config import command, conf_dir
 from kws.data.dataset import ClipDataset
 from kws.errors import KwsError
 from kws.features.extractor import FeatureExtractor
-from kws.losses import PerClip
 from kws.metrics import accuracy, wilson_interval
 from kws.models.cost import cost
 from kws.train import train
@@ -156,10 +155,7 @@ def measured(path: Path, trained: Trained, config: dict, workers: int) -> dict:
     """Size, cost and accuracy of a checkpoint in a file, on validation clips."""
     source = instantiate(config["data"], _convert_="all")
     source.prepare()
-    loss = PerClip(trained.labels, 0.0)
-    if config.get("loss"):
-        step_ms = trained.model.stride * trained.options.frame_shift
-        loss = instantiate(config["loss"], labels=trained.labels, step_ms=step_ms)
+    loss = trained.loss()
     data = ClipDataset(
         source.clips("validation"), trained.labels, FeatureExtractor(trained.options), config["train"]["window_ms"],
         noise=source.noise("validation"), spans=loss.spans,

@@ -33,7 +33,6 @@ from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
 from kws.errors import KwsError
 from kws.features import FbankOptions, describe, make_options
 from kws.features.extractor import FeatureExtractor
-from kws.losses import PerClip
 from kws.metrics import accuracy, per_word, wilson_interval
 from kws.models.cost import cost
 from kws.runtime import Spotter
@@ -99,10 +98,7 @@ def main(cfg: DictConfig) -> None:
     options = trained.options
     extractor = trained.extractor if exported else FeatureExtractor(options)  # on the CPU, where clips are read
     window_ms = trained.config["train"]["window_ms"]
-    loss = PerClip(trained.labels, 0.0)
-    if trained.config.get("loss"):  # runs of before losses were chosen have none
-        loss = instantiate(trained.config["loss"], labels=trained.labels,
-                           step_ms=trained.model.stride * options.frame_shift)  # fmt: skip
+    loss = trained.loss()
     data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr, spans=loss.spans)
     result = evaluate(trained.model, data, loss, cfg.batch_size, cfg.workers, show=True)
     matrix = result.matrix

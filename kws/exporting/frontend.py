@@ -151,10 +151,8 @@ def _mel(graph: Graph, o: Options, points: int, factor: np.ndarray) -> str:
     `factor` (bins,). The first and the last k give points that another gives too."""
     base, sign = np.repeat([[0, 4, 2, 2], [1, -1, 1, -1]], 2, axis=1)[..., None]
     low, high = tables.mel_scale(o.low_freq), tables.mel_scale(o.high_hz)
-    delta, hz = (
-        (high - low) / np.float32(o.num_mel_bins + 1),
-        np.float32(o.sample_frequency) / np.float32(o.fft_samples),
-    )
+    delta = (high - low) / np.float32(o.num_mel_bins + 1)
+    hz = np.float32(o.sample_frequency) / np.float32(o.fft_samples)
 
     def computed(value, *steps: tuple[str, float]) -> str:
         """In float32 and in the order of `tables.mel_filters`, whose rounding counts near a filter's foot."""

@@ -10,15 +10,13 @@ the first have the batch before it; (time, channels) only where the batch is ope
 """
 
 import itertools
-import string
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from kws.exporting.storage import Constant, affine, stored
+from kws.exporting.storage import Constant, affine, shorten, stored
 
 OPSET, IR_VERSION = 17, 8  # old enough for runtimes of 2022, which know all that is used here
 MANY = 8  # pieces that are joined one by one; more are grouped by origin and then brought into order
@@ -311,7 +309,7 @@ class Graph:
                 names[:] = [renamed.get(name, name) for name in names]
         constants, unpacked = stored({name: c for name, c in self.constants.values() if name in wanted}, self.quantise)
         nodes = unpacked + nodes
-        _shorten(nodes, constants, {*inputs, *outputs, ""})
+        shorten(nodes, constants, {*inputs, *outputs, ""})
         graph = helper.make_graph(
             nodes, "spotter",
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
@@ -321,25 +319,3 @@ class Graph:
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="kws"
         )
-
-
-def _shorten(nodes: list[onnx.NodeProto], constants: list[TensorProto], kept: set[str]) -> None:
-    """Gives tensors but those of `kept` names of two or three letters, the first of which stays: names are a large
-    part of a small file."""
-    letters, counts, names = string.digits + string.ascii_letters, Counter(), {name: name for name in kept}
-
-    def short(name: str) -> str:
-        if name not in names:
-            number, text = counts[name[0]], ""
-            while not text or number:
-                number, digit = divmod(number, len(letters))
-                text += letters[digit]
-            counts[name[0]] += 1
-            names[name] = name[0] + text
-        return names[name]
-
-    for tensor in constants:
-        tensor.name = short(tensor.name)
-    for node in nodes:
-        for ends in (node.input, node.output):
-            ends[:] = [short(name) for name in ends]

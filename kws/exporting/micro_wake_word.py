@@ -11,7 +11,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from kws.errors import KwsError
-from kws.exporting.tflite import OPERATOR, operators, unit
+from kws.exporting.tflite import OPERATOR, operator_of, operators, unit
 from kws.features.options import MicroOptions, Options
 
 OPERATORS = {  # StreamingModel::register_streaming_ops_
@@ -164,8 +164,7 @@ def _cut_by_strides(file: schema.ModelT) -> None:
     """SLICE, which the device does not have, as STRIDED_SLICE."""
     graph = _Graph(file, file.subgraphs[0])
     for op in graph.graph.operators:
-        code = file.operatorCodes[op.opcodeIndex]
-        if OPERATOR[max(code.builtinCode, code.deprecatedBuiltinCode)] != "SLICE":
+        if operator_of(file, op) != "SLICE":
             continue
         begin, size = (
             np.frombuffer(bytes(file.buffers[graph.graph.tensors[i].buffer].data), np.int32) for i in op.inputs[1:]

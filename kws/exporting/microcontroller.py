@@ -13,6 +13,7 @@ import torch
 from kws import __version__
 from kws.errors import KwsError
 from kws.exporting import micro_wake_word, tflite
+from kws.exporting.output import write
 from kws.exporting.tflm import MicroStream
 from kws.features import describe
 from kws.models.acoustic import CLIP
@@ -75,10 +76,10 @@ def export(
     stream = MicroStream(content)
     report = _compare(trained, stream, sounds, place, len(content), step_ms)
     model_path = path.with_suffix(".tflite")
-    _write(model_path, content)
+    write(model_path, content)
     if manifest:
         text = micro_wake_word.manifest(labels[0], model_path.name, decision, step_ms, report.arena, language, author)
-        _write(path, (json.dumps(text, indent=2, ensure_ascii=False) + "\n").encode())
+        write(path, (json.dumps(text, indent=2, ensure_ascii=False) + "\n").encode())
     return report
 
 
@@ -109,12 +110,3 @@ def _compare(trained, stream, sounds, place, size, step_ms) -> Report:
         size, stream.arena_bytes(), step_ms, 1e6 * busy / steps, steps * step_ms / 1000, float(differences.mean()),
         float(differences.max()), float(same.mean()),
     )  # fmt: skip
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise KwsError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -3,7 +3,6 @@
 import numpy as np
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from kws import audio
 from kws.data.dataset import ClipDataset
@@ -23,9 +22,8 @@ def of_training(trained: Trained, given: str | None) -> list[np.ndarray]:
     rate = int(trained.options.sample_frequency)
     if given is not None:
         return [audio.read(file, channel=0, rate=rate)[0] for file in audio.files("calibration", given)[:N_SOUNDS]]
-    whole = OmegaConf.create({"features": trained.config["features"], "data": trained.config["data"]})
     try:
-        source = instantiate(whole.data, _convert_="all")
+        source = instantiate(trained.config["data"], _convert_="all")
         source.prepare()
         clips = source.clips("train")
     except (KwsError, InstantiationException) as error:

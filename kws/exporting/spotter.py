@@ -11,6 +11,7 @@ from kws.decision import Decision
 from kws.errors import KwsError
 from kws.exporting import calibration
 from kws.exporting.build import build
+from kws.exporting.output import write
 from kws.exporting.storage import QUANTISE
 from kws.features import Options, describe
 from kws.runtime import Spotter
@@ -69,13 +70,7 @@ def export(
     content = write_about(built.proto.SerializeToString(), about)
     if len(content) > MAX_BYTES:
         raise KwsError(f"the file would have {len(content) >> 20} MB; the runtime takes {MAX_BYTES >> 20}")
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise KwsError(f"{path}: cannot be written ({error.strerror or error})") from None
+    write(Path(path), content)
 
 
 def _differing(options: Options) -> dict:
@@ -107,7 +102,8 @@ def compare(trained: Trained, path: str | Path, sounds: list[np.ndarray], decisi
     difference = by_chunks = busy = spread = 0.0
     same, n_words, n_expected, agreed = True, 0, 0, 0
     for sound in sounds:
-        expected = TorchSpotter(trained).scores(sound, flush=True)
+        checkpoint = TorchSpotter(trained, **(decision or {}))
+        expected = checkpoint.scores(sound, flush=True)
         stream = spotter.stream()
         whole = stream.scores(sound, flush=True)
         if whole.shape != expected.shape:
@@ -126,7 +122,7 @@ def compare(trained: Trained, path: str | Path, sounds: list[np.ndarray], decisi
         heard = [d for at in range(0, len(sound), spotter.chunk) for d in stream.push(sound[at : at + spotter.chunk])]
         busy += time.process_time() - begun
         heard += stream.push(sound[:0], flush=True)
-        there = TorchSpotter(trained, **(decision or {})).push(sound, flush=True)
+        there = checkpoint.decision.push(expected)
         same &= [(d.word, d.start, d.end) for d in heard] == [(d.word, d.start, d.end) for d in there]
         n_words, n_expected = n_words + len(heard), n_expected + len(there)
         agreed += sum(any(d.word == e.word and abs(d.end - e.end) <= AGREE_S for d in heard) for e in there)

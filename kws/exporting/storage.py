@@ -5,6 +5,8 @@ It would leave DequantizeLinear for every step; so int8 is written as Cast and M
 product is of integers (int8_static) are its weights written with DequantizeLinear, which ONNX Runtime looks for there.
 """
 
+import string
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,3 +122,25 @@ def affine(low: float, high: float) -> tuple[np.float32, np.uint8]:
     """Scale and zero point of unsigned 8 bits over a range that holds zero: value = (stored - zero) · scale."""
     scale = np.float32(max(high - low, 1e-8) / 255)
     return scale, np.uint8(np.rint(np.clip(-low / scale, 0, 255)))
+
+
+def shorten(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], kept: set[str]) -> None:
+    """Gives tensors but those of `kept` names of two or three letters, the first of which stays: names are a large
+    part of a small file."""
+    letters, counts, names = string.digits + string.ascii_letters, Counter(), {name: name for name in kept}
+
+    def short(name: str) -> str:
+        if name not in names:
+            number, text = counts[name[0]], ""
+            while not text or number:
+                number, digit = divmod(number, len(letters))
+                text += letters[digit]
+            counts[name[0]] += 1
+            names[name] = name[0] + text
+        return names[name]
+
+    for tensor in constants:
+        tensor.name = short(tensor.name)
+    for node in nodes:
+        for ends in (node.input, node.output):
+            ends[:] = [short(name) for name in ends]

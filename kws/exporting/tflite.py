@@ -216,10 +216,10 @@ def about_of(content: bytes) -> dict:
 
 def operators(file: schema.ModelT) -> set[str]:
     """The names of the operators that a file uses."""
-    return {_operator(file, op) for graph in file.subgraphs for op in graph.operators}
+    return {operator_of(file, op) for graph in file.subgraphs for op in graph.operators}
 
 
-def _operator(file: schema.ModelT, op: schema.OperatorT) -> str:
+def operator_of(file: schema.ModelT, op: schema.OperatorT) -> str:
     code = file.operatorCodes[op.opcodeIndex]
     return OPERATOR[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
@@ -267,7 +267,7 @@ def _of_one_unit(file: schema.ModelT, pairs: list[tuple[int, int]]) -> list[set[
     """Tensors that int8 must hold in one unit: these pairs, and those that an operator hands on as they are."""
     joined = [set(pair) for pair in pairs]
     for op in file.subgraphs[0].operators:
-        name = _operator(file, op)
+        name = operator_of(file, op)
         if name in ("CONCATENATION", "SLICE", "STRIDED_SLICE", "RESHAPE", "TRANSPOSE", "MAX_POOL_2D", "PAD"):
             joined.append({*(op.inputs if name == "CONCATENATION" else op.inputs[:1]), *op.outputs})
     groups = []

@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 
 from kws.features import FbankOptions, make_options
 from kws.features.extractor import FeatureExtractor
+from kws.losses import PerClip
 from kws.models import AcousticModel
 from kws.training import checkpoint
 
@@ -20,6 +21,13 @@ class Trained:
     labels: list[str]
     options: FbankOptions
     config: dict
+
+    def loss(self) -> PerClip:
+        """The loss of its training, by which a clip is judged; runs of before losses were chosen have `PerClip`."""
+        chosen = self.config.get("loss")
+        if not chosen:
+            return PerClip(self.labels, 0.0)
+        return instantiate(chosen, labels=self.labels, step_ms=self.model.stride * self.options.frame_shift)
 
 
 def open_checkpoint(path: str | Path, device: str = "cpu", averaged: bool = True) -> Trained:
