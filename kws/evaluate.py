@@ -4,7 +4,7 @@
     python -m kws.evaluate checkpoint=… snr=20                                the same with background at 20 dB
     python -m kws.evaluate checkpoint=… data=folder data.root=my_words        recordings of your own
     python -m kws.evaluate checkpoint=… data=speech_commands data.root=… data.unknown=false data.silence=false
-    python -m kws.evaluate checkpoint=spotter.onnx data=folder data.root=my_words   what kws.export wrote
+    python -m kws.evaluate checkpoint=spotter.onnx data=folder data.root=my_words   what kws.export wrote, or commands
     python -m kws.evaluate checkpoint=a.pt,b.onnx labels=street.csv                 long audio: README, data/README.md
     python -m kws.evaluate checkpoint=… labels=… snr=[20,10,0] noise=street rooms=halls alarms=wrong
     python -m kws.evaluate checkpoint=… labels=… budget=0.5                         thresholds for kws.export
@@ -36,6 +36,7 @@ from kws.features.extractor import FeatureExtractor
 from kws.metrics import accuracy, per_word, wilson_interval
 from kws.models.cost import cost
 from kws.runtime import Spotter
+from kws.spotters import beside, find
 from kws.training.distributed import pick_device
 from kws.training.evaluation import evaluate
 from kws.training.trained import Trained, open_checkpoint
@@ -88,10 +89,11 @@ def main(cfg: DictConfig) -> None:
             raise KwsError(f"{name}={cfg[name]}: expected a whole number of at least {least}")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    exported = str(cfg.checkpoint).endswith(".onnx")
+    given = find(str(cfg.checkpoint))
+    exported = given.endswith(".onnx")
     if exported and cfg.get("data") is None:
         raise KwsError(f"{cfg.checkpoint} does not say which data it was trained on: name some, as in data=folder")
-    trained = open_exported(cfg.checkpoint) if exported else open_checkpoint(cfg.checkpoint, pick_device(cfg.device))
+    trained = open_exported(given) if exported else open_checkpoint(given, pick_device(cfg.device))
     source, clips, noise, split = chosen_clips(cfg, trained)
     if cfg.snr is not None and not noise:
         raise KwsError("snr= needs recordings of background, and this data has none")
@@ -104,16 +106,14 @@ def main(cfg: DictConfig) -> None:
     matrix = result.matrix
     total, share = int(matrix.sum()), accuracy(matrix)
     low, high = wilson_interval(int(matrix.trace()), total)
-    path = Path(cfg.checkpoint)
-    folder = path if path.is_dir() else path.parent
-    picture = Path(cfg.plot) if cfg.plot else folder / f"confusion-{split}.png"
+    picture = Path(cfg.plot) if cfg.plot else beside(given) / f"confusion-{split}.png"
     asked = [label for label in trained.labels if label in set(source.labels)]
     figures = {
         "checkpoint": str(cfg.checkpoint), "split": split, "snr": cfg.snr, "clips": total, "accuracy": share,
         "interval": [low, high], "words": per_word(matrix, trained.labels), "clips_per_second": result.clips_per_second,
     }  # fmt: skip
     if exported:
-        figures |= {"bytes": path.stat().st_size}
+        figures |= {"bytes": Path(given).stat().st_size}
     else:
         costs = cost(trained.model, options.frame_shift, options.frame_length)
         figures |= {"parameters": costs.parameters, "macs_per_second": costs.macs_per_second,

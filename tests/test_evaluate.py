@@ -7,7 +7,9 @@ import pytest
 from conftest import RATE, WORDS, run, spoken
 
 from kws import audio
+from kws.data.espeak import SAMPLE_RATE, engine
 from kws.metrics import accuracy, confusion_matrix, per_word, wilson_interval
+from kws.spotters import FOLDER
 
 
 def test_intervals_are_wilsons():
@@ -89,3 +91,19 @@ def test_a_stream_of_clips(folder, tmp_path):
     figures = json.loads((tmp_path / "f.json").read_text())
     assert figures["words"] == 12
     assert figures["heard"] >= 9, done.stdout
+
+
+def test_spotters_that_come_with_kws_are_judged_by_name_and_nothing_is_written_beside_them(tmp_path):
+    root, before = tmp_path / "mine", sorted(FOLDER.iterdir())
+    for word in ("stop", "zero"):
+        (root / word).mkdir(parents=True)
+        for i, voice in enumerate(("en-us+f2", "en+m3", "en-us+m1")):
+            audio.write(root / word / f"{i}.wav", engine().speak(word, voice, 160, 50)[0], SAMPLE_RATE)
+    asked = ["checkpoint=commands", "data=folder", f"data.root={root}", "workers=0"]
+    done = run(*asked, cwd=tmp_path, module="kws.evaluate")
+    assert "of 6 clips" in done.stdout
+    assert (tmp_path / "confusion-all.png").is_file()
+    (tmp_path / "labels.csv").write_text(f"path,start,end,word\n{root / 'stop' / '0.wav'},0.1,0.6,stop\n")
+    run("checkpoint=commands", "labels=labels.csv", cwd=tmp_path, module="kws.evaluate")
+    assert (tmp_path / "det-labels.png").is_file()
+    assert sorted(FOLDER.iterdir()) == before

@@ -250,13 +250,14 @@ def test_spotters_that_come_with_kws_hear_their_word(path):
     assert "licence" in path.with_suffix(".md").read_text().lower()
     spotter = Spotter(find(path.stem))
     words = [label for label in spotter.labels if not label.startswith("_")]
-    stream, quiet, heard = spotter.stream(SAMPLE_RATE), np.zeros(2 * SAMPLE_RATE, np.float32), 0
-    # commands are for words said on their own, and were trained on few of this voice
+    stream, quiet, heard, wrong = spotter.stream(SAMPLE_RATE), np.zeros(2 * SAMPLE_RATE, np.float32), 0, 0
+    # commands are for words said on their own, were trained on few of this voice, and may take one for another
     sentences = ["what is the weather like today in the north of the country"] * (len(words) == 1)
     for accent, variant in (("en-us", "f2"), ("en", "m3"), ("en-gb-scotland", "f4"), ("en-us", "m1")):
         for text in (*words, *sentences):
             spoken, _ = engine().speak(text, f"{accent}+{variant}", 160, 50)
             found = {detection.word for detection in stream.push(np.concatenate([quiet, spoken, quiet]))}
-            assert found <= {text}
-            heard += bool(found)
+            heard += text in found
+            wrong += bool(found - {text})
+    assert wrong <= 0.1 * heard if len(words) > 1 else not wrong
     assert heard >= 4 * len(words) * (0.75 if len(words) == 1 else 0.4)

@@ -29,7 +29,7 @@ from kws.errors import KwsError
 from kws.listening.clips import AFTER_S, BEFORE_S
 from kws.listening.opened import open_spotter
 from kws.progress import progress
-from kws.spotters import find_all
+from kws.spotters import beside, find_all
 from kws.training import checkpoint
 
 FADE_S = 1.0  # after a window, in which a word's score falls
@@ -41,8 +41,8 @@ def evaluate(cfg: DictConfig) -> None:
     snrs = OmegaConf.to_container(cfg.snr) if OmegaConf.is_list(cfg.snr) else [] if cfg.snr is None else [cfg.snr]
     _check(cfg, given, snrs)
     results = {path: judge(cfg, path, snrs) for path in given}
-    first, name = Path(given[0]), Path(cfg.labels).stem
-    picture = Path(cfg.plot) if cfg.plot else (first if first.is_dir() else first.parent) / f"det-{name}.png"
+    name = Path(cfg.labels).stem
+    picture = Path(cfg.plot) if cfg.plot else beside(given[0]) / f"det-{name}.png"
     scores = picture.with_name(f"{picture.stem}-scores{picture.suffix}")
     plots.det(_curves(results), picture)
     plots.score_histograms({path: result.pop("histogram") for path, result in results.items()}, scores)

@@ -22,6 +22,13 @@ def find(given: str) -> str:
     return str(FOLDER / f"{given}.onnx")
 
 
+def beside(found: str) -> Path:
+    """The folder for what is written about a run or file: its own; the working one, if the file comes with kws."""
+    path = Path(found)
+    folder = path if path.is_dir() else path.parent
+    return Path() if folder.resolve() == FOLDER else folder
+
+
 def find_all(given: str) -> list[str]:
     """The spotters of `a.onnx`, `a.onnx,b.onnx` or `[a.onnx,b.onnx]`, each as `find` takes it."""
     if os.path.exists(given):
