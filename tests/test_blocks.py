@@ -6,7 +6,7 @@ from torch import nn
 from kws.blocks import kinds
 from kws.blocks.base import BatchNorm, ConvNorm, Excitation, RepConv, SqueezeExcite, shuffle
 from kws.blocks.broadcast import Broadcast, SubSpectralNorm
-from kws.blocks.convolution import Separable, Xception
+from kws.blocks.convolution import Flat, Separable, Xception
 from kws.blocks.csp import CrossStage
 from kws.blocks.ghost import DfcAttention, GhostBottleneck, GhostBottleneckV3, GhostModule
 from kws.blocks.inception import Inception, InceptionResidual
@@ -28,13 +28,8 @@ def test_every_kind_is_found():
     assert {"conv", "ds", "ghost", "ghost2"} <= set(found)
     for kind, block in found.items():
         assert "arXiv:" in f"{block.__doc__}{block.__mro__[1].__doc__}" or kind in {
-            "act",
-            "conv",
-            "dw",
-            "maxpool",
-            "avgpool",
-            "pool",
-        }
+            "act", "conv", "dw", "flat", "maxpool", "avgpool", "pool",
+        }  # fmt: skip
 
 
 def test_separable_costs_one_over_channels_plus_one_over_kernel():
@@ -50,6 +45,14 @@ def test_grouped_convolution_is_block_diagonal():
         dense.weight[:2, :3], dense.weight[2:, 3:] = grouped.weight[:2], grouped.weight[2:]
     x = torch.randn(2, 6, 1, 20)
     torch.testing.assert_close(grouped(x), dense(x))
+
+
+def test_a_pointwise_convolution_of_flat_bands_is_a_kernel_over_all_of_them():
+    over, flat = CausalConv(6, 4, (1, 5), valid=True), CausalConv(30, 4)
+    with torch.no_grad():
+        flat.weight.copy_(over.weight.flatten(1)[:, :, None, None])
+    x = torch.randn(2, 6, 5, 20)
+    torch.testing.assert_close(flat(Flat(6, 5)(x)), over(x))
 
 
 def test_half_of_a_ghost_modules_maps_are_cheap():

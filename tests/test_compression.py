@@ -270,9 +270,14 @@ def made(table: list[str], **settings):
     return plain, model.eval()
 
 
+OVER_TIME = ["conv_k3_s2_c16", "ds_k5_c16_res_r2", "dw_k3", "ds_k3_c24_res", "conv_k1_c8"]
+OVER_BOTH = ["conv_k3x3_s2x2_c16", "ds_k3x3_c16_res", "ds_k3x3_s1x2_c16", "flat", "dw_k3x1", "conv_c24", "ds_k3x1_c24"]
+
+
 @torch.no_grad()
-def test_channels_that_say_nothing_leave_without_a_trace():
-    plain, model = made(["conv_k3_s2_c16", "ds_k5_c16_res_r2", "dw_k3", "ds_k3_c24_res", "conv_k1_c8"], act="relu")
+@pytest.mark.parametrize(("form", "table"), [("temporal", OVER_TIME), ("planar", OVER_BOTH)])
+def test_channels_that_say_nothing_leave_without_a_trace(form, table):
+    plain, model = made(table, act="relu", form=form)
     for name, layer in model.named_modules():  # the second half of every map is silent, and chosen to leave
         if isinstance(layer, torch.nn.BatchNorm2d):
             half = layer.num_features // 2

@@ -24,8 +24,8 @@ PLAIN = {
     "inception1": ["b8.4.8.4.8.4"], "inception2": ["b4.4.8.4.8.4"], "inception3": ["b8.4.4.4.8.4"],
     "inception4": ["b8.4.8"], "matchbox": ["", "n2"], "mdtc": ["stacks1_layers2", ""], "dtc": ["d2"],
 }  # fmt: skip
-ELSEWHERE = {  # what stands behind the first two has one band; the others need bands, or widths, of their own
-    "pool", "gru", "bcres", "shuffle",
+ELSEWHERE = {  # what stands behind the first three has one band; the others need bands, or widths, of their own
+    "pool", "flat", "gru", "bcres", "shuffle",
 }  # fmt: skip
 TAKES = {kind: set(inspect.signature(block.__init__).parameters) for kind, block in kinds().items()}
 DRAWN = [k for k in sorted(TAKES) if k not in ELSEWHERE and (k in PLAIN or not {"hidden", "branches"} & TAKES[k])]

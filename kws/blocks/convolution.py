@@ -75,6 +75,20 @@ class Pool(Block):
         return self.mean(x, stream)
 
 
+class Flat(Block):
+    """Every band of every channel becomes a channel, (batch, C, F, T) to (batch, C·F, 1, T). What follows works over
+    time alone; a pointwise convolution tells the bands apart there, as a kernel over all of them would."""
+
+    kind = "flat"
+
+    def __init__(self, c_in, bands):
+        super().__init__()
+        self.bands = bands
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        return x.flatten(1, 2)[:, :, None]
+
+
 class MaxPool(Block):
     """The maximum over the last frames of the kernel and the frequencies around."""
 

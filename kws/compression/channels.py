@@ -4,12 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from kws.blocks.base import ConvNorm
-from kws.blocks.convolution import Activation, Conv, Depthwise, Linear, MaxPool, Pool, Separable
+from kws.blocks.convolution import Activation, Conv, Depthwise, Flat, Linear, MaxPool, Pool, Separable
 from kws.compression.method import Carry, Structure, check
 from kws.errors import KwsError
 from kws.models import AcousticModel
 
-Axes = dict[int, int]  # of a tensor: which group of channels an axis counts
+Group = tuple[int, int]  # of channels that leave together: its number, and how often in a row each stands (`flat`)
+Axes = dict[int, Group]  # of a tensor: which group an axis counts
 
 
 class Channels(Structure):
@@ -17,8 +18,8 @@ class Channels(Structure):
     section 3); the table's `width` says how many stay. A channel's weight is the norm of its filters with batch norm
     folded in, in each layer relative to the mean of all. Maps that are added share their channels.
 
-    Taken are tables of conv, dw, ds (residual or not), linear, pooling and act, ungrouped and without branches or
-    squeeze-excitation: `dscnn`, `mobilenetv1`, `conv` and your own of these.
+    Taken are tables of conv, dw, ds (residual or not), linear, pooling, flat and act, ungrouped and without branches or
+    squeeze-excitation: `dscnn`, `dscnn_2d`, `mobilenetv1`, `conv` and your own of these.
 
     Args:
         keep: share of the channels.
@@ -37,17 +38,22 @@ class Channels(Structure):
         axes, before, after = _axes(model), model.state_dict(), smaller.state_dict()
         if before.keys() != after.keys():
             raise KwsError("method=channels: with fewer channels a residual of this table no longer fits its block")
-        sizes = {g: after[name].shape[axis] for name, there in axes.items() for axis, g in there.items()}
-        importance = {g: torch.zeros(before[n].shape[a]) for n, there in axes.items() for a, g in there.items()}
+        sizes, importance = {}, {}
+        for name, there in axes.items():
+            for axis, (g, often) in there.items():
+                sizes[g] = after[name].shape[axis] // often
+                importance.setdefault(g, torch.zeros(before[name].shape[axis] // often))
         for name, there in axes.items():
             if before[name].dim() == 4 and 0 in there:
-                size = _norms(model, name).cpu()
-                importance[there[0]] += size / size.mean().clamp(min=1e-30)
+                g, often = there[0]
+                size = _norms(model, name).cpu().unflatten(0, (-1, often)).sum(dim=1)
+                importance[g] += size / size.mean().clamp(min=1e-30)
         chosen = {g: weight.topk(sizes[g]).indices.sort().values for g, weight in importance.items()}
 
         def narrow(name: str, value: Tensor) -> dict[str, Tensor]:
-            for axis, g in axes.get(name, {}).items() if value.dim() else ():  # an optimiser's count has no axes
-                value = value.index_select(axis, chosen[g].to(value.device))
+            for axis, (g, often) in axes.get(name, {}).items() if value.dim() else ():  # an optimiser's count has none
+                stay = (chosen[g][:, None] * often + torch.arange(often)).flatten()
+                value = value.index_select(axis, stay.to(value.device))
             return {name: value}
 
         return narrow, narrow
@@ -72,7 +78,7 @@ def _axes(model: AcousticModel) -> dict[str, Axes]:
     """
     axes: dict[str, Axes] = {}
 
-    def layer(name: str, module: ConvNorm | Linear, given: int | None, out: int | None) -> None:
+    def layer(name: str, module: ConvNorm | Linear, given: Group | None, out: Group | None) -> None:
         conv = module.conv
         if conv.groups not in (1, conv.in_channels):
             raise KwsError(f"method=channels: {name} is a grouped convolution; try method=prune or low_rank")
@@ -82,9 +88,9 @@ def _axes(model: AcousticModel) -> dict[str, Axes]:
                 there = rows if value.dim() == 4 else {0: out}
                 axes[tensor] = {axis: g for axis, g in there.items() if g is not None}
 
-    present, n = None, 0  # the group of the map that reaches a block; the input's features are none
+    present = None  # the group of the map that reaches a block; the input's features are none
     for i, block in enumerate(model.blocks):
-        name, n = f"blocks.{i}", n + 1
+        name, n = f"blocks.{i}", (i, 1)
         match block:
             case Conv():
                 layer(f"{name}.conv", block.conv, present, n)
@@ -105,12 +111,14 @@ def _axes(model: AcousticModel) -> dict[str, Axes]:
                 present = out
             case Activation():
                 axes |= {f"{name}.act.{tensor}": {0: present} for tensor in block.act.state_dict()}
+            case Flat():
+                present = None if present is None else (present[0], present[1] * block.bands)
             case Pool() | MaxPool():
                 pass
             case _:
                 kind = getattr(block, "kind", type(block).__name__)
                 more = " with squeeze-excitation" if kind == "ds" else ""
-                raise KwsError(f"method=channels: block {i + 1} is {kind}{more}; it takes conv, dw, ds, linear, pool, "
-                               "maxpool, avgpool and act: try method=low_rank")  # fmt: skip
+                raise KwsError(f"method=channels: block {i + 1} is {kind}{more}; it takes conv, dw, ds, linear, flat, "
+                               "pool, maxpool, avgpool and act: try method=low_rank")  # fmt: skip
     axes["classifier.weight"] = {1: present}
     return axes
