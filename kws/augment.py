@@ -4,14 +4,24 @@ Every draw comes from the generator given, which the data set seeds with (seed, 
 epoch is changed in the same way whoever loads it, in whatever order.
 """
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 
 from kws import audio
 from kws.compilation import compiled
+from kws.errors import KwsError
+from kws.resampling import resample
+
+# telephones (G.711, 64 kbit/s; GSM 06.10, 13) and the strongest of what libsndfile compresses: format, subtype, Hz
+CODECS = {
+    "ulaw": ("WAV", "ULAW", 8000), "gsm": ("WAV", "GSM610", 8000), "opus": ("OGG", "OPUS", 16000),
+    "vorbis": ("OGG", "VORBIS", 16000), "mp3": ("MP3", "MPEG_LAYER_III", 16000),
+}  # fmt: skip
 
 
 @dataclass
@@ -30,11 +40,12 @@ class Augment:
         room_chance, room_t60_ms, rooms: a measured impulse response of the folder `rooms`, or a made one of a
             reverberation time in the range.
         tilt_chance, tilt: equalisation: a smooth curve over frequency within ± `tilt` dB.
+        codec_chance, codecs: the window goes through one of `CODECS` and back, at some ten times the work of the rest.
         time_masks, time_mask_ms, frequency_masks, frequency_mask_share: SpecAugment (Park et al. 2019,
             arXiv:1904.08779), each mask up to that long or that share of the columns; what is masked takes the mean.
 
     Raises:
-        KwsError: `rooms` holds no sound.
+        KwsError: `rooms` holds no sound, or there is no such codec.
     """
 
     onset_ms: float | None = None
@@ -50,6 +61,8 @@ class Augment:
     rooms: str | None = None
     tilt_chance: float = 0.0
     tilt: float = 6.0
+    codec_chance: float = 0.0
+    codecs: tuple[str, ...] = tuple(CODECS)
     time_masks: int = 0
     time_mask_ms: float = 200.0
     frequency_masks: int = 0
@@ -58,6 +71,8 @@ class Augment:
     def __post_init__(self):
         self._responses: dict[int, list[np.ndarray]] = {}
         self._rooms = audio.files("augment.rooms", self.rooms) if self.rooms else []
+        if not self.codecs or not set(self.codecs) <= CODECS.keys():
+            raise KwsError(f"augment.codecs=[{','.join(self.codecs)}]: choose of {', '.join(CODECS)}")
 
     def shape(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Speed of a clip (n,) alone."""
@@ -82,6 +97,12 @@ class Augment:
     def loudness(self, rng: np.random.Generator) -> np.float32:
         """The factor on the whole window, background included."""
         return np.float32(10 ** (rng.uniform(*self.gain) / 20))
+
+    def transmit(self, wave: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
+        """The whole window (n,), through a codec or as it is."""
+        if self.codec_chance and rng.random() < self.codec_chance:
+            return coded(wave, rate, self.codecs[rng.integers(len(self.codecs))])
+        return wave
 
     def snr(self, rng: np.random.Generator) -> float | None:
         """The ratio at which background is added to this clip, in dB; None for no background."""
@@ -149,6 +170,18 @@ def _filtered(wave: np.ndarray, response: np.ndarray | None, tilt: np.ndarray | 
         spectrum *= np.exp(np.interp(at, np.arange(len(tilt)), tilt * (np.log(10) / 20)).astype(np.float32))
     out = np.fft.irfft(spectrum, size)[:n].astype(np.float32)
     return out * np.float32(level(wave) / max(level(out), 1e-6))
+
+
+def coded(wave: np.ndarray, rate: int, codec: str) -> np.ndarray:
+    """(n,) to (n,): what one of `CODECS` leaves of it."""
+    form, subtype, own = CODECS[codec]
+    with io.BytesIO() as file:
+        inside = np.clip(resample(wave, rate, own) / 32768, -1, 32767 / 32768)
+        lossy = {} if form == "WAV" else {"compression_level": 1.0 if form == "OGG" else 0.9}
+        soundfile.write(file, inside, own, format=form, subtype=subtype, **lossy)
+        file.seek(0)
+        out = resample(soundfile.read(file, dtype="float32")[0] * np.float32(32768), own, rate)[: len(wave)]
+    return np.pad(out, (0, len(wave) - len(out)))
 
 
 def level(wave: np.ndarray) -> float:

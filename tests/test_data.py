@@ -7,7 +7,7 @@ from conftest import RATE, config, speechlike
 from hydra.utils import instantiate
 
 from kws import audio
-from kws.augment import Augment, change_speed, level, made_room, mask, mix
+from kws.augment import CODECS, Augment, change_speed, level, made_room, mask, mix
 from kws.data.dataset import ClipDataset
 from kws.data.source import Clip
 from kws.data.synthetic import Synthetic
@@ -59,6 +59,29 @@ def test_measured_rooms_are_read(tmp_path):
     assert np.argsort(-np.abs(changed))[:2].tolist() in ([100, 900], [900, 100])
     with pytest.raises(KwsError, match="no sound files"):
         Augment(rooms=str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_codecs_lose_something_and_keep_the_rest(codec, rate):
+    t = np.arange(rate) / rate
+    tone, high = (np.sin(2 * np.pi * hertz * t) for hertz in (700, 7300))
+    wave = (8000 * tone * np.hanning(rate) + 300 * high).astype(np.float32)
+    changed = Augment(codec_chance=1.0, codecs=(codec,)).transmit(wave, rate, rng())
+    assert changed.shape == wave.shape
+    assert changed.dtype == np.float32
+    bins = np.abs(np.fft.rfft(changed)) / np.abs(np.fft.rfft(wave))[700]
+    assert 0.7 < bins[700] < 1.3
+    assert codec == "vorbis" or bins[7300] < 0.03  # 0.075 before
+    assert np.abs(changed - wave).max() > 20
+
+
+def test_codecs_are_known_and_off_by_default():
+    wave, drawn = speechlike(4000), rng()
+    assert Augment().transmit(wave, RATE, drawn) is wave
+    assert drawn.random() == rng().random()  # nothing was drawn: runs of before are what they were
+    with pytest.raises(KwsError, match=r"augment.codecs=\[gsn\]: choose of ulaw, gsm"):
+        Augment(codecs=("gsn",))
 
 
 def test_masks_cover_what_they_say():

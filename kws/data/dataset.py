@@ -63,6 +63,7 @@ class ClipDataset(Dataset):
             wave, end = (self._background(clip, rng), None) if clip.label == SILENCE else self._word(clip, rng)
         except audio.AudioError as error:
             return error  # told where the user reads it, not inside a worker
+        wave = self.augment.transmit(wave, self.rate, rng)
         drawn = epoch * len(self) + index  # what its dither is a function of
         label = self.labels[clip.label]
         return {
