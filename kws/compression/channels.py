@@ -19,7 +19,7 @@ class Channels(Structure):
     folded in, in each layer relative to the mean of all. Maps that are added share their channels.
 
     Taken are tables of conv, dw, ds (residual or not), linear, pooling, flat and act, ungrouped and without branches or
-    squeeze-excitation: `dscnn`, `dscnn_2d`, `mobilenetv1`, `conv` and your own of these.
+    squeeze-excitation: `dscnn`, `mobilenetv1`, `conv` and your own of these.
 
     Args:
         keep: share of the channels.
