@@ -169,7 +169,7 @@ def test_quantised_files_score_nearly_the_same_in_any_chunks(name, quantise, tmp
     assert weights[0] < (0.56 if quantise == "fp16" else 0.36) * weights[1]
 
 
-@pytest.mark.parametrize(("model", "most"), [("ghost", 60_000), ("dscnn_10k", 20_000)])
+@pytest.mark.parametrize(("model", "most"), [("ghost", 60_000), ("dscnn_10k", 20_000), ("ghost_10k", 20_000)])
 def test_int8_files_are_small(model, most, tmp_path):
     export(trained_of(model), tmp_path / "s.onnx", 100, quantise="int8")
     assert (tmp_path / "s.onnx").stat().st_size <= most

@@ -51,10 +51,12 @@ class Layers:
         if x.shape[2] != 1 or bands != 1 or padding[1] or padding[0] % dilation[0]:
             name = self.graph.get(x[0])
             inputs = [self.graph.weight(weight, axis=0), *([] if bias is None else [self.graph.weight(bias)])]
-            name = self.graph.node(
-                "Conv", name, *inputs, kernel_shape=[kf, kt], strides=stride, dilations=dilation, group=groups,
-                pads=[*padding, *padding],
-            )  # fmt: skip
+            given = [  # what is as usual is not written: it is a tenth of a small file
+                ("strides", [*stride], [1, 1]), ("dilations", [*dilation], [1, 1]), ("group", groups, 1),
+                ("pads", [*padding, *padding], [0] * 4),
+            ]  # fmt: skip
+            attributes = {key: value for key, value, usual in given if value != usual}
+            name = self.graph.node("Conv", name, *inputs, **attributes)
             return self.graph.add(name, (n_out, bands, steps))[None]
         weight = weight[:, :, padding[0] // dilation[0]]  # of a kernel over one band only the middle meets it
         taps = np.arange(steps)[:, None] * stride[1] + np.arange(kt) * dilation[1]
