@@ -21,6 +21,7 @@ from kws.exporting.tflm import MicroStream  # noqa: E402
 
 LABELS = ["left", "stop", "_unknown_", "_silence_"]
 TABLE = ["conv_k3_s2_c16", "ds_k5_c16_res", "ghost_k3_c16_e2"]
+PLANAR = ["conv_k3x5_s2x2_c8", "ds_k3x3_s1x2_c12", "flat", "conv_c16", "ds_k5x1_c16_res", "ghost_k3x1_c16_e2"]
 
 
 def sounds() -> list[np.ndarray]:
@@ -33,16 +34,17 @@ def untrained(features: str = "micro", table=TABLE) -> Trained:
     torch.manual_seed(0)
     options = make_options(features)
     extractor = FeatureExtractor(options)
-    model = build(table, n_features=options.dim, n_classes=len(LABELS), shift_ms=10.0, window_ms=300).eval()
+    form = "planar" if table is PLANAR else "temporal"
+    model = build(table, options.dim, len(LABELS), form, shift_ms=10.0, window_ms=300).eval()
     model.normalise_by(extractor(torch.from_numpy(sounds()[0])[None])[0][0])
     with torch.no_grad():
-        model.classifier.weight *= 8
+        model.classifier.weight *= 40 if form == "planar" else 8
     return Trained(model, extractor, LABELS, options, {"model": {}})
 
 
-@pytest.mark.parametrize("features", ["micro", "fbank"])
-def test_a_microcontroller_computes_what_the_model_does(features, tmp_path):
-    trained, path = untrained(features), tmp_path / "spotter.tflite"
+@pytest.mark.parametrize(("features", "table"), [("micro", TABLE), ("fbank", TABLE), ("fbank", PLANAR)])
+def test_a_microcontroller_computes_what_the_model_does(features, table, tmp_path):
+    trained, path = untrained(features, table), tmp_path / "spotter.tflite"
     report = microcontroller.export(trained, path, sounds(), sounds(), {"threshold": 0.7})
     assert report.same > 0.9
     assert report.mean < 0.03
@@ -108,3 +110,4 @@ def test_what_micro_wake_word_cannot_take(tmp_path):
     refused(untrained(), None, "one word, this model for 2")
     refused(untrained(), "right", "word=right: the model's words are left, stop")
     refused(untrained(table=["conv_k3_s2_c16", "ds_k5_c16_se0.25"]), "stop", "micro_wake_word has no")
+    refused(untrained(table=PLANAR), "stop", "micro_wake_word has no TRANSPOSE, .*: model=dscnn_1d_10k needs none")
