@@ -10,23 +10,19 @@ rungs=("${@:3}")
 made=(data.synthetic_clips=60 data.sentences=200 data.synthetic.unknown_share=0.6)
 [ -z "$kokoro" ] || made+=("data.synthetic.synthesisers=[espeak,kokoro]" "data.synthetic.kokoro.root=$kokoro"
   data.synthetic.kokoro.per_word=null)
-python -m kws.train experiment=sc15 "data.root=$root" name=sc15-teacher model=dscnn model.width=3 \
-  train.mixup=0.2 train.epochs=60 seed=11
+train=(python -m kws.train experiment=sc15 "data.root=$root" "${made[@]}")
+wide=[conv_k3x5_s2x2_c32,ds_k3x3_s1x2_c48,ds_k3x3_s1x2_c64,flat,conv_c144,ds_k9x1_c144_res_r6]
+"${train[@]}" name=sc15-teacher model=dscnn "model.table=$wide" train.mixup=0.2 train.epochs=45 seed=11
 for rung in "${rungs[@]}"; do
-  case $rung in # as large as fits below the rung with 17 labels
-    dscnn-10k) model=(model=dscnn model.width=0.46 model.divisor=2) ;;
-    dscnn-30k) model=(model=dscnn model.width=0.97 model.divisor=2) ;;
-    dscnn-100k) model=(model=dscnn_100k) ;;
-    ghost-10k) model=(model=ghost model.width=0.42) ;;
-    ghost-30k) model=(model=ghost model.width=0.88) ;;
-    ghost-100k) model=(model=ghost_100k) ;;
+  case $rung in
+    dscnn-30k | ghost-30k) model=("model=${rung%-30k}") ;;
+    dscnn-* | ghost-*) model=("model=${rung/-/_}") ;;
     bcresnet-10k) model=(model=bcresnet) ;;
     bcresnet-30k) model=(model=bcresnet model.width=2) ;;
     bcresnet-100k) model=(model=bcresnet model.width=3) ;;
     *) echo "no rung $rung" >&2 && exit 2 ;;
   esac
-  python -m kws.train experiment=sc15 "data.root=$root" "name=sc15-$rung" "${model[@]}" "${made[@]}" \
-    'train.teachers=[runs/sc15-teacher]' train.epochs=60
+  "${train[@]}" "name=sc15-$rung" "${model[@]}" 'train.teachers=[runs/sc15-teacher]' train.epochs=60
   python -m kws.export "checkpoint=runs/sc15-$rung" "output=runs/sc15-$rung/spotter.onnx" licence=CC-BY-4.0
   python -m kws.evaluate "checkpoint=runs/sc15-$rung/spotter.onnx" data=speech_commands "data.root=$root" \
     data.task=sc15 split=validation "json=runs/sc15-$rung/validation.json"
