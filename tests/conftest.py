@@ -59,7 +59,7 @@ def corpus(tmp_path_factory) -> Path:
 def tiny(corpus: Path, *more: str) -> list[str]:
     """Overrides for a run of seconds on `corpus`."""
     return [
-        "data=folder", f"data.root={corpus}", "data.unknown=false", "data.silence=true", "model=dscnn_1d_10k",
+        "data=folder", f"data.root={corpus}", "data.unknown=false", "data.silence=true", "model=dscnn_10k",
         "model.table=[conv_k5_s2_c16,ds_k5_c16_res]", "model.width=1", "model.dropout=0.1", "optim.optimizer.lr=0.01",
         "train.epochs=2", "train.batch_size=16",
         "train.workers=0", "train.threads=1", "train.tensorboard=false", "train.window_ms=700", *more,

@@ -442,7 +442,7 @@ def test_the_command_line(folder, tmp_path):
     arguments = [f"checkpoint={folder}", f"runs={tmp_path}", "workers=0", "threads=1"]
     done = run(*arguments, "method=kmeans", "method.bits=2", module="kws.compress")
     assert "compressed weights at 2." in done.stdout
-    assert (tmp_path / "dscnn_1d_10k-folder-kmeans" / "weights.png").is_file()
+    assert (tmp_path / "dscnn_10k-folder-kmeans" / "weights.png").is_file()
     wrong = run(*arguments, "method=linear", "method.bits=12", module="kws.compress", check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: bits=12: expected a whole number from 2 to 8"

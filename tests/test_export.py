@@ -111,7 +111,7 @@ def test_front_ends_compute_what_the_extractor_does(told, batched):
     np.testing.assert_allclose(got[1] if batched else got, ((frames - mean) / std).clip(-5, 5), atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["ghost_10k", "ghost_1d_10k", "dscnn_10k", "gru"])
+@pytest.mark.parametrize("name", ["ghost_10k", "ghost_2d_10k", "dscnn_10k", "gru"])
 def test_many_streams_in_one_graph(name, tmp_path):
     import onnxruntime
 
@@ -153,7 +153,7 @@ def test_nodes_are_few_and_known(tmp_path):
 
 
 @pytest.mark.parametrize("quantise", ["fp16", "int8", "int8_static"])
-@pytest.mark.parametrize("name", ["ghost_10k", "dscnn_1d_10k", "gru"])
+@pytest.mark.parametrize("name", ["ghost_10k", "dscnn_2d_10k", "gru"])
 def test_quantised_files_score_nearly_the_same_in_any_chunks(name, quantise, tmp_path):
     trained, heard = trained_of(name), [speechlike(2 * RATE, 5), speechlike(RATE, 6)]
     export(trained, tmp_path / "f.onnx", 100)
@@ -169,7 +169,7 @@ def test_quantised_files_score_nearly_the_same_in_any_chunks(name, quantise, tmp
     assert weights[0] < (0.56 if quantise == "fp16" else 0.36) * weights[1]
 
 
-@pytest.mark.parametrize(("model", "most"), [("ghost", 60_000), ("dscnn_10k", 20_000), ("ghost_10k", 20_000)])
+@pytest.mark.parametrize(("model", "most"), [("ghost", 60_000), ("dscnn_10k", 20_000), ("dscnn_2d_10k", 20_000)])
 def test_int8_files_are_small(model, most, tmp_path):
     export(trained_of(model), tmp_path / "s.onnx", 100, quantise="int8")
     assert (tmp_path / "s.onnx").stat().st_size <= most

@@ -110,4 +110,4 @@ def test_what_micro_wake_word_cannot_take(tmp_path):
     refused(untrained(), None, "one word, this model for 2")
     refused(untrained(), "right", "word=right: the model's words are left, stop")
     refused(untrained(table=["conv_k3_s2_c16", "ds_k5_c16_se0.25"]), "stop", "micro_wake_word has no")
-    refused(untrained(table=PLANAR), "stop", "micro_wake_word has no TRANSPOSE, .*: model=dscnn_1d_10k needs none")
+    refused(untrained(table=PLANAR), "stop", "micro_wake_word has no TRANSPOSE, .*: model=dscnn_10k needs none")

@@ -86,7 +86,7 @@ def adapt(file: schema.ModelT) -> None:
 def check_operators(used: set[str]) -> None:
     if missing := sorted(used - OPERATORS):
         raise KwsError(
-            f"micro_wake_word has no {', '.join(missing)}, which this model needs: model=dscnn_1d_10k needs none"
+            f"micro_wake_word has no {', '.join(missing)}, which this model needs: model=dscnn_10k needs none"
         )
 
 

@@ -10,19 +10,22 @@ rungs=("${@:3}")
 made=(data.synthetic_clips=60 data.sentences=200 data.synthetic.unknown_share=0.6)
 [ -z "$kokoro" ] || made+=("data.synthetic.synthesisers=[espeak,kokoro]" "data.synthetic.kokoro.root=$kokoro"
   data.synthetic.kokoro.per_word=null)
-train=(python -m kws.train experiment=sc15 "data.root=$root" "${made[@]}")
+train=(python -m kws.train experiment=sc15 "data.root=$root")
+"${train[@]}" name=sc15-teacher model=dscnn model.width=3 train.mixup=0.2 train.epochs=60 seed=11
 wide=[conv_k3x5_s2x2_c32,ds_k3x3_s1x2_c48,ds_k3x3_s1x2_c64,flat,conv_c144,ds_k9x1_c144_res_r6]
-"${train[@]}" name=sc15-teacher model=dscnn "model.table=$wide" train.mixup=0.2 train.epochs=45 seed=11
+train+=("${made[@]}")
+"${train[@]}" name=sc15-teacher-2d model=dscnn_2d "model.table=$wide" train.mixup=0.2 train.epochs=45 seed=11
+teachers="train.teachers=[runs/sc15-teacher,runs/sc15-teacher-2d]"
 for rung in "${rungs[@]}"; do
   case $rung in
-    dscnn-30k | ghost-30k) model=("model=${rung%-30k}") ;;
-    dscnn-* | ghost-*) model=("model=${rung/-/_}") ;;
+    dscnn-30k | ghost-30k) model=("model=${rung%-30k}_2d") ;;
+    dscnn-* | ghost-*) model=("model=${rung/-/_2d_}") ;;
     bcresnet-10k) model=(model=bcresnet) ;;
     bcresnet-30k) model=(model=bcresnet model.width=2) ;;
     bcresnet-100k) model=(model=bcresnet model.width=3) ;;
     *) echo "no rung $rung" >&2 && exit 2 ;;
   esac
-  "${train[@]}" "name=sc15-$rung" "${model[@]}" 'train.teachers=[runs/sc15-teacher]' train.epochs=60
+  "${train[@]}" "name=sc15-$rung" "${model[@]}" "$teachers" train.epochs=50
   python -m kws.export "checkpoint=runs/sc15-$rung" "output=runs/sc15-$rung/spotter.onnx" licence=CC-BY-4.0
   python -m kws.evaluate "checkpoint=runs/sc15-$rung/spotter.onnx" data=speech_commands "data.root=$root" \
     data.task=sc15 split=validation "json=runs/sc15-$rung/validation.json"
