@@ -5,6 +5,7 @@
     python -m kws.evaluate checkpoint=… data=folder data.root=my_words        recordings of your own
     python -m kws.evaluate checkpoint=… data=speech_commands data.root=… data.unknown=false data.silence=false
     python -m kws.evaluate checkpoint=spotter.onnx data=folder data.root=my_words   what kws.export wrote, or commands
+    python -m kws.evaluate checkpoint=a.pt,b.onnx data=folder data.root=my_words    which is better, and how surely
     python -m kws.evaluate checkpoint=a.pt,b.onnx labels=street.csv                 long audio: README, data/README.md
     python -m kws.evaluate checkpoint=… labels=… snr=[20,10,0] noise=street rooms=halls alarms=wrong
     python -m kws.evaluate checkpoint=… labels=… budget=0.5                         thresholds for kws.export
@@ -18,6 +19,7 @@ recall and precision, and what the model costs; json=FILE holds the same.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +35,10 @@ from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
 from kws.errors import KwsError
 from kws.features import FbankOptions, describe, make_options
 from kws.features.extractor import FeatureExtractor
-from kws.metrics import accuracy, per_word, wilson_interval
+from kws.metrics import accuracy, difference_interval, per_word, wilson_interval
 from kws.models.cost import cost
 from kws.runtime import Spotter
-from kws.spotters import beside, find
+from kws.spotters import beside, find_all
 from kws.training.distributed import pick_device
 from kws.training.evaluation import evaluate
 from kws.training.trained import Trained, open_checkpoint
@@ -89,10 +91,37 @@ def main(cfg: DictConfig) -> None:
             raise KwsError(f"{name}={cfg[name]}: expected a whole number of at least {least}")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    given = find(str(cfg.checkpoint))
+    given = find_all(cfg.checkpoint)
+    if len(given) > 1 and cfg.plot:
+        raise KwsError(f"plot={cfg.plot}: for one checkpoint at a time, {len(given)} are given")
+    first, *others = [judge(cfg, path) for path in given]
+    for other in others:
+        if other.clips != first.clips:
+            raise KwsError(
+                f"{given[0]} and {other.figures['checkpoint']} know other words: their clips are not the same"
+            )
+        low, high = difference_interval(first.right, other.right)
+        gain = other.figures["accuracy"] - first.figures["accuracy"]
+        other.figures["difference"] = {"from": given[0], "interval": [low, high]}
+        print(f"{other.figures['checkpoint']}: {100 * gain:+.2f} points from {given[0]} "
+              f"(95 %: {100 * low:+.1f} to {100 * high:+.1f})")  # fmt: skip
+    if cfg.json:
+        figures = [first.figures, *(other.figures for other in others)] if others else first.figures
+        Path(cfg.json).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+@dataclass
+class Judged:
+    figures: dict
+    clips: list[Clip]
+    right: np.ndarray  # (clips,) bool
+
+
+def judge(cfg: DictConfig, given: str) -> Judged:
+    """The answers of one checkpoint or exported file; its figures are also printed, and its confusion drawn."""
     exported = given.endswith(".onnx")
     if exported and cfg.get("data") is None:
-        raise KwsError(f"{cfg.checkpoint} does not say which data it was trained on: name some, as in data=folder")
+        raise KwsError(f"{given} does not say which data it was trained on: name some, as in data=folder")
     trained = open_exported(given) if exported else open_checkpoint(given, pick_device(cfg.device))
     source, clips, noise, split = chosen_clips(cfg, trained)
     if cfg.snr is not None and not noise:
@@ -106,10 +135,11 @@ def main(cfg: DictConfig) -> None:
     matrix = result.matrix
     total, share = int(matrix.sum()), accuracy(matrix)
     low, high = wilson_interval(int(matrix.trace()), total)
-    picture = Path(cfg.plot) if cfg.plot else beside(given) / f"confusion-{split}.png"
+    name = f"confusion-{Path(given).stem}-{split}.png" if exported else f"confusion-{split}.png"
+    picture = Path(cfg.plot) if cfg.plot else beside(given) / name
     asked = [label for label in trained.labels if label in set(source.labels)]
     figures = {
-        "checkpoint": str(cfg.checkpoint), "split": split, "snr": cfg.snr, "clips": total, "accuracy": share,
+        "checkpoint": given, "split": split, "snr": cfg.snr, "clips": total, "accuracy": share,
         "interval": [low, high], "words": per_word(matrix, trained.labels), "clips_per_second": result.clips_per_second,
     }  # fmt: skip
     if exported:
@@ -118,11 +148,10 @@ def main(cfg: DictConfig) -> None:
         costs = cost(trained.model, options.frame_shift, options.frame_length)
         figures |= {"parameters": costs.parameters, "macs_per_second": costs.macs_per_second,
                     "bytes": 4 * costs.parameters}  # fmt: skip
-    print(report(figures, asked))
+    print(given, report(figures, asked), sep="\n")
     plots.confusion(matrix, trained.labels, picture, f"{100 * share:.1f} % of {total} clips ({split})")
     print(f"confusion matrix: {picture}")
-    if cfg.json:
-        Path(cfg.json).write_text(json.dumps(figures, indent=2) + "\n")
+    return Judged(figures, clips, result.right)
 
 
 def chosen_clips(cfg: DictConfig, trained: Trained | None = None) -> tuple[Source, list[Clip], list[Clip], str]:

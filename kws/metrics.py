@@ -15,6 +15,15 @@ def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[floa
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def difference_interval(a: np.ndarray, b: np.ndarray, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of how much more of the same clips `b` knows than `a`, both (clips,) bool (Bonett and Price 2012,
+    Journal of Educational and Behavioral Statistics 37), as shares of 1."""
+    n, more, fewer = len(a) + 2, int((b & ~a).sum()) + 1, int((a & ~b).sum()) + 1
+    difference = (more - fewer) / n
+    half = z * math.sqrt(((more + fewer) / n - difference**2) / n)
+    return max(-1.0, difference - half), min(1.0, difference + half)
+
+
 def binomial_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
     """Exact interval of a proportion (Clopper and Pearson 1934, Biometrika 26), as shares of 1; (0, 1) without data."""
 

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 from conftest import RATE, WORDS, run, spoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kws import audio
 from kws.data.espeak import SAMPLE_RATE, engine
-from kws.metrics import accuracy, confusion_matrix, per_word, wilson_interval
+from kws.metrics import accuracy, confusion_matrix, difference_interval, per_word, wilson_interval
 from kws.spotters import FOLDER
 
 
@@ -19,6 +21,22 @@ def test_intervals_are_wilsons():
     }.items():  # fmt: skip
         np.testing.assert_allclose(wilson_interval(r, n), (low, high), atol=5e-5)
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_differences_are_bonett_and_prices():
+    a, b = (np.repeat(each, [20, 12, 2, 16]) for each in ([True, False, True, False], [True, True, False, False]))
+    low, high = difference_interval(a, b)  # 12 gained, 2 lost, of 50: 10 / 52 with a deviation of 0.0722
+    np.testing.assert_allclose((low, high), (10 / 52 - 1.96 * 0.07215, 10 / 52 + 1.96 * 0.07215), atol=1e-3)
+    np.testing.assert_allclose(difference_interval(b, a), (-high, -low))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(0, 2**20))
+def test_differences_hold_what_was_found(n, seed):
+    a, b = np.random.default_rng(seed).random((2, n)) < 0.7
+    low, high = difference_interval(a, b)
+    assert -1 <= low <= high <= 1
+    assert low <= b.mean() - a.mean() <= high
 
 
 def test_matrix_and_words():
@@ -68,7 +86,12 @@ def test_an_exported_file_answers_as_its_checkpoint_does(corpus, folder, tmp_pat
     assert found[0]["clips"] == found[1]["clips"] == 36
     assert 0.2 < found[0]["accuracy"] < 1  # or anything would agree
     assert abs(found[0]["accuracy"] - found[1]["accuracy"]) <= 1 / 36  # a clip between two words, at most
-    assert (tmp_path / "confusion-test.png").is_file()
+    assert (tmp_path / "confusion-spotter-test.png").is_file()
+    both = run(f"checkpoint={folder},{file}", f"json={tmp_path / 'f.json'}", *data, module="kws.evaluate").stdout
+    _, second = json.loads((tmp_path / "f.json").read_text())
+    low, high = second["difference"]["interval"]
+    assert low <= found[1]["accuracy"] - found[0]["accuracy"] <= high
+    assert f"points from {folder} (95 %: {100 * low:+.1f} to {100 * high:+.1f})" in both
     words = f"data.words=[{','.join(WORDS)}]"  # a source whose yaml asks for the rate of the features
     others = ["data=speech_commands", f"data.root={corpus}/test", words, "data.unknown=false"]
     run(f"checkpoint={file}", *others, module="kws.evaluate")
@@ -102,8 +125,8 @@ def test_spotters_that_come_with_kws_are_judged_by_name_and_nothing_is_written_b
     asked = ["checkpoint=commands", "data=folder", f"data.root={root}", "workers=0"]
     done = run(*asked, cwd=tmp_path, module="kws.evaluate")
     assert "of 6 clips" in done.stdout
-    assert (tmp_path / "confusion-all.png").is_file()
-    (tmp_path / "labels.csv").write_text(f"path,start,end,word\n{root / 'stop' / '0.wav'},0.1,0.6,stop\n")
+    assert (tmp_path / "confusion-commands-all.png").is_file()
+    (tmp_path / "labels.csv").write_text(f"path,start,end,word\n{root / 'stop' / '0.wav'},0.1,0.4,stop\n")
     run("checkpoint=commands", "labels=labels.csv", cwd=tmp_path, module="kws.evaluate")
     assert (tmp_path / "det-labels.png").is_file()
     assert sorted(FOLDER.iterdir()) == before

@@ -17,6 +17,7 @@ from kws.training import distributed
 class Result:
     loss: float
     matrix: np.ndarray  # (labels, labels) counts: said, heard
+    right: np.ndarray  # (clips,) bool: which of this process's clips it knew, in their order
     clips_per_second: float
 
 
@@ -43,4 +44,5 @@ def evaluate(model, data: ClipDataset, loss, batch_size: int = 64, workers: int 
     seconds = time.perf_counter() - started
     matrix = distributed.total(torch.from_numpy(confusion_matrix(truth, predicted, n))).numpy()
     total = distributed.total(torch.tensor(total, dtype=torch.float64)).item() / max(1, int(matrix.sum()))
-    return Result(total, matrix, len(predicted) / max(seconds, 1e-9))
+    right = np.array(truth) == np.array(predicted)
+    return Result(total, matrix, right, len(predicted) / max(seconds, 1e-9))
