@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import config, run, speechlike, tiny
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -242,10 +243,16 @@ def test_layers_may_stay_as_they_are():
         ("prune", {"sparsity": 1.0}, "sparsity=1.0: expected"),
         ("n_of_m", {"n": 4}, "n=4: expected a whole number from 1, below m=4"),
         ("channels", {"keep": 1.5}, "keep=1.5: expected"),
+        ("prune", {"sparsity": "half"}, "sparsity=half: expected a number from 0, below 1"),
+        ("ternary", {"threshold": None}, "threshold=None: expected a number"),
+        ("binary", {"per_channel": "no"}, "per_channel=no: expected true or false"),
+        ("linear", {"symmetric": 0}, "symmetric=0: expected true or false"),
+        ("kmeans", {"leave": "classifier.weight"}, r"leave=classifier.weight: expected a list of names"),
+        ("kmeans", {"leave": [3]}, r"leave=\[3\]: expected a list of names"),
     ],
 )
 def test_settings_that_cannot_be_are_named(name, settings, words):
-    with pytest.raises(Exception, match=words):
+    with pytest.raises(InstantiationException, match=words):
         method_of(name, **settings)
 
 

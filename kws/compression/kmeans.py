@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kws.compression.method import WeightMethod, check, check_bits, grouped
+from kws.compression.method import WeightMethod, check, check_bits, check_switches, grouped
 from kws.compression.packing import Stored
 
 
@@ -23,7 +23,8 @@ class KMeans(WeightMethod):
     def __init__(self, bits: int = 4, per_channel: bool = False, iterations: int = 50, leave: list[str] = ()):
         super().__init__(leave)
         check_bits(bits)
-        check("iterations", iterations, isinstance(iterations, int) and iterations >= 0, "a whole number from 0")
+        check("iterations", iterations, lambda n: n >= 0, "a whole number from 0", int)
+        check_switches(per_channel=per_channel)
         self.bits, self.per_channel, self.iterations = bits, per_channel, iterations
 
     def encode(self, weight: Tensor) -> Stored:
