@@ -159,6 +159,14 @@ class TestClaims:
             assert stored.n_bits == 2 * n + 128
             assert 32 * n / stored.n_bits == pytest.approx(times, abs=0.01)
 
+    @pytest.mark.parametrize("n", [1, 5, 12, 16])
+    def test_k_means_keeps_values_that_are_no_more_than_its_codes(self, n):
+        few = self.weight[:8, :n].repeat(1, 3).exp()
+        for method in (KMeans(4, per_channel=True), KMeans(8)):
+            assert torch.equal(method.encode(few).value(), few)
+        once = KMeans(2).encode(self.weight[:64]).value()
+        assert torch.equal(KMeans(2).encode(once).value(), once)  # compressed again it loses nothing
+
     @pytest.mark.parametrize(
         ("method", "db", "within"),
         [
