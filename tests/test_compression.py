@@ -342,6 +342,12 @@ def test_every_model_at_a_low_rank(name):
     assert cost(small).macs_per_second < cost(model).macs_per_second
 
 
+@pytest.mark.parametrize("lr", ["fast", "0", "-1e-3", "nan", "true"])
+def test_learning_rates_that_cannot_be_are_named_before_any_work(lr):
+    with pytest.raises(KwsError, match=r"finetune.lr=.*: expected a number above 0, or null"):
+        main.__wrapped__(config("compress", "checkpoint=none", f"finetune.lr={lr}"))
+
+
 def compress(folder, out, name: str, *more: str) -> dict:
     """The command, in this process; its figures."""
     arguments = [f"checkpoint={folder}", f"compress@method={name}", f"runs={out}", "name=small", "workers=0",
