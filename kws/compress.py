@@ -51,6 +51,8 @@ def main(cfg: DictConfig) -> None:
     tune = cfg.finetune
     if type(tune.epochs) is not int or tune.epochs < 0:
         raise KwsError(f"finetune.epochs={tune.epochs}: expected a whole number of at least 0")
+    if tune.lr is not None and (type(tune.lr) not in (int, float) or not tune.lr > 0):
+        raise KwsError(f"finetune.lr={tune.lr}: expected a number above 0, or null")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     source = checkpoint.find(cfg.checkpoint)

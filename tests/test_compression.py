@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import config, run, speechlike, tiny
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,6 +159,14 @@ class TestClaims:
             assert stored.n_bits == 2 * n + 128
             assert 32 * n / stored.n_bits == pytest.approx(times, abs=0.01)
 
+    @pytest.mark.parametrize("n", [1, 5, 12, 16])
+    def test_k_means_keeps_values_that_are_no_more_than_its_codes(self, n):
+        few = self.weight[:8, :n].repeat(1, 3).exp()
+        for method in (KMeans(4, per_channel=True), KMeans(8)):
+            assert torch.equal(method.encode(few).value(), few)
+        once = KMeans(2).encode(self.weight[:64]).value()
+        assert torch.equal(KMeans(2).encode(once).value(), once)  # compressed again it loses nothing
+
     @pytest.mark.parametrize(
         ("method", "db", "within"),
         [
@@ -242,10 +251,16 @@ def test_layers_may_stay_as_they_are():
         ("prune", {"sparsity": 1.0}, "sparsity=1.0: expected"),
         ("n_of_m", {"n": 4}, "n=4: expected a whole number from 1, below m=4"),
         ("channels", {"keep": 1.5}, "keep=1.5: expected"),
+        ("prune", {"sparsity": "half"}, "sparsity=half: expected a number from 0, below 1"),
+        ("ternary", {"threshold": None}, "threshold=None: expected a number"),
+        ("binary", {"per_channel": "no"}, "per_channel=no: expected true or false"),
+        ("linear", {"symmetric": 0}, "symmetric=0: expected true or false"),
+        ("kmeans", {"leave": "classifier.weight"}, r"leave=classifier.weight: expected a list of names"),
+        ("kmeans", {"leave": [3]}, r"leave=\[3\]: expected a list of names"),
     ],
 )
 def test_settings_that_cannot_be_are_named(name, settings, words):
-    with pytest.raises(Exception, match=words):
+    with pytest.raises(InstantiationException, match=words):
         method_of(name, **settings)
 
 
@@ -325,6 +340,12 @@ def test_every_model_at_a_low_rank(name):
     torch.testing.assert_close(by_chunks(small, frames), small(frames), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fold(small)(frames), small(frames), atol=1e-5, rtol=1e-5)
     assert cost(small).macs_per_second < cost(model).macs_per_second
+
+
+@pytest.mark.parametrize("lr", ["fast", "0", "-1e-3", "nan", "true"])
+def test_learning_rates_that_cannot_be_are_named_before_any_work(lr):
+    with pytest.raises(KwsError, match=r"finetune.lr=.*: expected a number above 0, or null"):
+        main.__wrapped__(config("compress", "checkpoint=none", f"finetune.lr={lr}"))
 
 
 def compress(folder, out, name: str, *more: str) -> dict:

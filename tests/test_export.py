@@ -186,6 +186,11 @@ def test_ranges_hold_zero_and_what_was_seen(how):
     assert affine(0.0, 0.0)[1] == 0
 
 
+def test_ranges_are_of_every_channel():
+    channels = np.arange(4.0) == 1
+    assert calibration.looked_at(np.tile(channels, calibration.MOST)).mean() == pytest.approx(0.25, abs=0.01)
+
+
 @pytest.mark.parametrize("shape", [(1, 64), (64, 1), (8, 8), (3, 5, 7)])
 def test_stored_weights_come_back(shape):
     """Each output within half a step of its own scale, whatever its size; zeros and one number too."""
@@ -211,6 +216,8 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         export(trained_of("dscnn_10k"), tmp_path / "s.onnx", quantise="int8_static", ranges="max")
     with pytest.raises(KwsError, match="no sound to see the ranges"):
         export(trained_of("dscnn_10k"), tmp_path / "s.onnx", quantise="int8_static")
+    with pytest.raises(KwsError, match="no sound is as long as a chunk with its overlap, 1840 samples"):
+        export(trained_of("dscnn_10k"), tmp_path / "s.onnx", quantise="int8_static", heard=[speechlike(1000)])
     trained = trained_of("dscnn_10k")
     data = {"_target_": "kws.data.folder.Folder", "root": str(tmp_path / "moved")}
     trained.config.update(features={"sample_frequency": RATE}, data=data)

@@ -26,7 +26,7 @@ class Channels(Structure):
     """
 
     def __init__(self, keep: float = 0.5):
-        check("keep", keep, 0 < keep < 1, "a number above 0 and below 1")
+        check("keep", keep, lambda k: 0 < k < 1, "a number above 0 and below 1")
         self.keep = keep
 
     def configure(self, model: dict) -> dict:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kws.compression.method import WeightMethod, check, check_bits, grouped
+from kws.compression.method import WeightMethod, check, check_bits, check_switches, grouped
 from kws.compression.packing import Stored
 from kws.errors import KwsError
 
@@ -32,9 +32,10 @@ class Linear(WeightMethod):
     ):  # fmt: skip
         super().__init__(leave)
         check_bits(bits, 2)
+        check_switches(symmetric=symmetric, per_channel=per_channel, power_of_two=power_of_two)
         if range not in ("max", "percentile", "mse"):
             raise KwsError(f"range={range}: choose max, percentile or mse")
-        check("percentile", percentile, 0 < percentile <= 100, "a number above 0, at most 100")
+        check("percentile", percentile, lambda p: 0 < p <= 100, "a number above 0, at most 100")
         self.bits, self.symmetric, self.per_channel, self.power_of_two = bits, symmetric, per_channel, power_of_two
         self.range, self.percentile = range, percentile
 

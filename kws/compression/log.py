@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kws.compression.method import WeightMethod, check_bits, grouped
+from kws.compression.method import WeightMethod, check_bits, check_switches, grouped
 from kws.compression.packing import Stored
 
 
@@ -22,6 +22,7 @@ class Log(WeightMethod):
     def __init__(self, bits: int = 4, per_channel: bool = True, leave: list[str] = ()):
         super().__init__(leave)
         check_bits(bits, 2)
+        check_switches(per_channel=per_channel)
         self.bits, self.per_channel = bits, per_channel
 
     def encode(self, weight: Tensor) -> Stored:

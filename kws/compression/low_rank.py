@@ -48,7 +48,7 @@ class LowRank(Structure):
     """
 
     def __init__(self, share: float = 0.5):
-        check("share", share, 0 < share < 1, "a number above 0 and below 1")
+        check("share", share, lambda s: 0 < s < 1, "a number above 0 and below 1")
         self.share = share
 
     def configure(self, model: dict) -> dict:

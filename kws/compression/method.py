@@ -58,10 +58,12 @@ class WeightMethod(Method):
     """Compresses the weights of convolutions and linear layers, each by itself.
 
     Args:
-        leave: names of weights (`*` stands for anything) that stay as they are, as classifier.weight.
+        leave: names of weights (`*` stands for anything) that stay as they are, as [classifier.weight].
     """
 
     def __init__(self, leave: list[str] = ()):
+        if not isinstance(leave, list | tuple) or not all(isinstance(name, str) for name in leave):
+            raise KwsError(f"leave={leave}: expected a list of names, as [classifier.weight]")
         self.leave = list(leave)
 
     def encode(self, weight: Tensor) -> Stored:
@@ -105,14 +107,20 @@ class Structure(Method):
         raise NotImplementedError(f"{type(self).__name__} does not say what becomes of weights")
 
 
-def check(name: str, value, condition: bool, expected: str) -> None:
+def check(name: str, value, fits: Callable[[float], bool], expected: str, kind: type = int | float) -> None:
     """A setting of a method, or what is wrong with it."""
-    if isinstance(value, bool) or not condition:
+    if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
         raise KwsError(f"{name}={value}: expected {expected}")
 
 
 def check_bits(bits: int, least: int = 1) -> None:
-    check("bits", bits, isinstance(bits, int) and least <= bits <= 8, f"a whole number from {least} to 8")
+    check("bits", bits, lambda bits: least <= bits <= 8, f"a whole number from {least} to 8", int)
+
+
+def check_switches(**switches: bool) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise KwsError(f"{name}={value}: expected true or false")
 
 
 def grouped(weight: Tensor, per_channel: bool) -> Tensor:

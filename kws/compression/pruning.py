@@ -30,8 +30,8 @@ class Prune(WeightMethod):
 
     def __init__(self, sparsity: float = 0.8, scope: str = "global", ramp: float = 0.5, leave: list[str] = ()):
         super().__init__(leave)
-        check("sparsity", sparsity, 0 <= sparsity < 1, "a number from 0, below 1")
-        check("ramp", ramp, 0 < ramp <= 1, "a number above 0, at most 1")
+        check("sparsity", sparsity, lambda s: 0 <= s < 1, "a number from 0, below 1")
+        check("ramp", ramp, lambda r: 0 < r <= 1, "a number above 0, at most 1")
         if scope not in ("global", "layer"):
             raise KwsError(f"scope={scope}: choose global or layer")
         self.sparsity, self.scope, self.ramp = sparsity, scope, ramp
@@ -64,8 +64,8 @@ class NOfM(WeightMethod):
 
     def __init__(self, n: int = 2, m: int = 4, leave: list[str] = ()):
         super().__init__(leave)
-        check("m", m, isinstance(m, int) and m >= 2, "a whole number from 2")
-        check("n", n, isinstance(n, int) and 0 < n < m, f"a whole number from 1, below m={m}")
+        check("m", m, lambda m: m >= 2, "a whole number from 2", int)
+        check("n", n, lambda n: 0 < n < m, f"a whole number from 1, below m={m}", int)
         self.n, self.m = n, m
 
     def encode(self, weight: Tensor) -> Stored:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kws.compression.method import WeightMethod, check, grouped
+from kws.compression.method import WeightMethod, check, check_switches, grouped
 from kws.compression.packing import Stored
 
 
@@ -17,6 +17,7 @@ class Binary(WeightMethod):
 
     def __init__(self, per_channel: bool = True, leave: list[str] = ()):
         super().__init__(leave)
+        check_switches(per_channel=per_channel)
         self.per_channel = per_channel
 
     def encode(self, weight: Tensor) -> Stored:
@@ -36,7 +37,8 @@ class Ternary(WeightMethod):
 
     def __init__(self, threshold: float = 0.7, per_channel: bool = True, leave: list[str] = ()):
         super().__init__(leave)
-        check("threshold", threshold, 0 <= threshold < 1, "a number from 0, below 1")
+        check_switches(per_channel=per_channel)
+        check("threshold", threshold, lambda t: 0 <= t < 1, "a number from 0, below 1")
         self.threshold, self.per_channel = threshold, per_channel
 
     def encode(self, weight: Tensor) -> Stored:

@@ -3,6 +3,7 @@
 import numpy as np
 import onnxruntime
 
+from kws.errors import KwsError
 from kws.exporting.build import Built
 from kws.exporting.storage import affine
 
@@ -19,6 +20,9 @@ def ranges(watched: Built, overlap: int, sounds: list[np.ndarray], how: str) -> 
         overlap: samples of a stream that come before its first chunk.
         sounds: (n,) in int16 units at the model's rate; each is a stream.
         how: percentile or mse.
+
+    Raises:
+        KwsError: no sound is as long as a chunk.
     """
     choose = RANGES[how]
     session = onnxruntime.InferenceSession(watched.proto.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -33,11 +37,19 @@ def ranges(watched: Built, overlap: int, sounds: list[np.ndarray], how: str) -> 
             for number, values in seen.items():
                 values.append(out[f"product{number}"].ravel())
             state = {name: out[f"next_{name}"] for name in state}
+    if not all(seen.values()):
+        raise KwsError(f"calibration: no sound is as long as a chunk with its overlap, {overlap + chunk} samples")
     found = {}
     for number, values in seen.items():
-        values = np.concatenate(values)
-        found[number] = choose(values[:: max(1, len(values) // MOST)].astype(np.float64))
+        found[number] = choose(looked_at(np.concatenate(values)).astype(np.float64))
     return found
+
+
+def looked_at(values: np.ndarray) -> np.ndarray:
+    """At most MOST of values (n,), drawn: every so many-th would be of a few channels only."""
+    if len(values) <= MOST:
+        return values
+    return values[np.random.default_rng(0).integers(len(values), size=MOST)]
 
 
 def _percentile(values: np.ndarray) -> tuple[float, float]:
