@@ -76,7 +76,8 @@ class Store:
 
     def _exact(self, name: str, value: np.ndarray) -> None:
         """In fewer bytes where that loses nothing."""
-        small = value.astype(np.int8)
+        with np.errstate(invalid="ignore"):  # an infinity is no int8, and is kept below
+            small = value.astype(np.int8)
         if value.nbytes - small.nbytes > CAST_BYTES and np.array_equal(small, value):
             self._cast(name, small, value.dtype)
         else:
