@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from kws import plots
 from kws.compression import Method, Structure
-from kws.compression.method import Carry
+from kws.compression.method import Carry, check
 from kws.compression.packing import Stored
 from kws.config import command, conf_dir
 from kws.data.dataset import ClipDataset
@@ -49,10 +49,9 @@ from kws.training.trainer import Stopped
 @command("compress")
 def main(cfg: DictConfig) -> None:
     tune = cfg.finetune
-    if type(tune.epochs) is not int or tune.epochs < 0:
-        raise KwsError(f"finetune.epochs={tune.epochs}: expected a whole number of at least 0")
-    if tune.lr is not None and (type(tune.lr) not in (int, float) or not tune.lr > 0):
-        raise KwsError(f"finetune.lr={tune.lr}: expected a number above 0, or null")
+    check("finetune.epochs", tune.epochs, lambda epochs: epochs >= 0, "a whole number of at least 0", int)
+    if tune.lr is not None:
+        check("finetune.lr", tune.lr, lambda lr: lr > 0, "a number above 0, or null")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     source = checkpoint.find(cfg.checkpoint)

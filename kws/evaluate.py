@@ -98,7 +98,8 @@ def main(cfg: DictConfig) -> None:
     for other in others:
         if other.clips != first.clips:
             raise KwsError(
-                f"{given[0]} and {other.figures['checkpoint']} know other words: their clips are not the same"
+                f"{given[0]} and {other.figures['checkpoint']} are not asked the same clips: they know other words, or "
+                "each has data of its own (name some for both, as in data=folder)"
             )
         low, high = difference_interval(first.right, other.right)
         gain = other.figures["accuracy"] - first.figures["accuracy"]

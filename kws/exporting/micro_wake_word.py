@@ -84,6 +84,7 @@ def adapt(file: schema.ModelT) -> None:
 
 
 def check_operators(used: set[str]) -> None:
+    """Refuses, by a KwsError, operators that the device does not have."""
     if missing := sorted(used - OPERATORS):
         raise KwsError(
             f"micro_wake_word has no {', '.join(missing)}, which this model needs: model=dscnn_10k needs none"

@@ -19,7 +19,7 @@ teachers="train.teachers=[runs/sc15-teacher,runs/sc15-teacher-2d]"
 for rung in "${rungs[@]}"; do
   case $rung in
     dscnn-30k | ghost-30k) model=("model=${rung%-30k}_2d") ;;
-    dscnn-* | ghost-*) model=("model=${rung/-/_2d_}") ;;
+    dscnn-10k | ghost-10k | dscnn-100k | ghost-100k) model=("model=${rung/-/_2d_}") ;;
     bcresnet-10k) model=(model=bcresnet) ;;
     bcresnet-30k) model=(model=bcresnet model.width=2) ;;
     bcresnet-100k) model=(model=bcresnet model.width=3) ;;
