@@ -24,6 +24,7 @@ class PerClip:
     """Cross-entropy of a clip's last step."""
 
     spans = False  # whether it asks where words end
+    alike = ()  # classes of which any is as right as another
 
     def __init__(self, labels: list[str], step_ms: float):
         pass
@@ -54,7 +55,7 @@ class PerStep:
 
     def __init__(self, labels: list[str], step_ms: float, tail_ms: float = 400.0, guard_ms: float = 100.0):
         self.words = [i for i, label in enumerate(labels) if not label.startswith("_")]
-        self.others = [i for i, label in enumerate(labels) if label.startswith("_")]
+        self.others = self.alike = [i for i, label in enumerate(labels) if label.startswith("_")]
         if not self.words or not self.others:
             raise KwsError(f"loss: the labels {', '.join(labels)} hold no word, or nothing else: say data.unknown=true")
         self.tail, self.guard = round(tail_ms / step_ms), round(guard_ms / step_ms)

@@ -81,9 +81,9 @@ def _train(trainer: Trainer) -> float:
     model.load_state_dict(saved["ema"] or saved["model"])
     result = evaluate(model, trainer.data["validation"], trainer.loss, trainer.cfg.train.batch_size)
     if distributed.is_first():
-        low, high = wilson_interval(int(result.matrix.trace()), int(result.matrix.sum()))
-        share = accuracy(result.matrix)
-        title = f"{trainer.cfg.name}: {100 * share:.1f} % of {result.matrix.sum()} validation clips"
+        share, count = accuracy(result.matrix, trainer.loss.alike), int(result.matrix.sum())
+        low, high = wilson_interval(round(share * count), count)
+        title = f"{trainer.cfg.name}: {100 * share:.1f} % of {count} validation clips"
         plots.confusion(result.matrix, trainer.labels, picture, title)
         say(f"best: epoch {best['epoch']}, validation {100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f})")
         say(f"pictures: {folder}/curves.png, {folder}/confusion.png")

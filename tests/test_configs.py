@@ -124,7 +124,7 @@ def in_layout(name: str, corpus, tmp_path) -> list[str]:
         root = official_layout(tmp_path / "wake", ["go", "stop"])
         more = ["per_word=4", "per_word_evaluation=2", "noise_seconds=4", "workers=1", f"cache={tmp_path / 'cache'}"]
         return [
-            "data.word=aurora", f"data.root={root / 'go'}", f"data.others=[{root}]", "data.near=4", "data.sentences=4",
+            "data.word=aurora", f"data.root={root / 'go'}", f"data.others=[{root}]", "data.synthetic.near=4", "data.synthetic.sentences=4",
             f"data.background=[{root / '_background_noise_'}]", *(f"data.synthetic.{value}" for value in more),
         ]  # fmt: skip
     if name == "folder":

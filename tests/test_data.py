@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import RATE, config, speechlike
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from kws import audio
@@ -143,6 +144,20 @@ def test_splits_share_no_voice_and_no_kept_range(synthetic):
     assert source.kept_accent in accents["test"]
     assert not any(160 <= u.rate < 175 or 45 <= u.pitch < 55 for u in said["train"])
     assert all(160 <= u.rate < 175 and 45 <= u.pitch < 55 for u in said["test"])
+
+
+def test_near_words_and_prose_join_the_other_words(synthetic):
+    _, _, overrides = synthetic
+    make = lambda *more: instantiate(config("train", *overrides, "name=x", *more).data, _convert_="all")  # noqa: E731
+    plain, more = make().other_words, make("data.near=4", "data.sentences=5").other_words
+    added = more[len(plain) :]
+    assert more[: len(plain)] == plain
+    assert {"aurora", "hey"} <= set(added)
+    assert sum(text.count(" ") > 6 for text in added) == 5
+    assert not {"left", "right", "hey aurora"} & set(more)
+    for wrong in ("data.near=-1", "data.sentences=some"):
+        with pytest.raises(InstantiationException, match=f"{wrong}: expected a whole number"):
+            make(wrong)
 
 
 def test_other_words_of_the_test_are_never_trained_on(synthetic):

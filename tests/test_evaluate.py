@@ -43,6 +43,7 @@ def test_matrix_and_words():
     matrix = confusion_matrix([0, 0, 1, 2], [0, 1, 1, 1], 3)
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
     assert accuracy(matrix) == 0.5
+    assert accuracy(matrix, [1, 2]) == 0.75
     rows = per_word(matrix, ["a", "b", "c"])
     assert rows["a"] == {"clips": 2, "recall": 0.5, "precision": 1.0}
     assert rows["b"]["precision"] == pytest.approx(1 / 3)

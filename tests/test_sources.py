@@ -190,7 +190,7 @@ def test_synthesised_clips_join_those_that_train_alone(tmp_path):
     root, words = corpus(tmp_path / "sc", TEN, takes=1), ["go", "stop"]
     given = ["data=speech_commands", f"data.root={root}", "data.words=[go,stop]",
              f"data.synthetic.cache={tmp_path}/made", "data.synthetic.noise_seconds=2"]  # fmt: skip
-    more = ["data.synthetic_clips=9", "data.sentences=5", "data.synthetic.unknown_share=2"]
+    more = ["data.synthetic_clips=9", "data.synthetic.sentences=5", "data.synthetic.unknown_share=2"]
     plain, joined = (instantiate(config("train", *given, *extra).data, _convert_="all") for extra in ([], more))
     joined.prepare()
     for split in ("validation", "test"):

@@ -239,6 +239,31 @@ def test_twelve_words_start_fifteen(corpus, finished, tmp_path, capsys):
         begin(foreign)
 
 
+def test_frozen_blocks_stay_as_they_came(corpus, finished, tmp_path):
+    before = torch.load(finished[0] / "best.pt", weights_only=True)["ema"]
+    trainer = Trainer(config("train", *tiny(corpus, f"init_from={finished[0]}", "train.frozen=1", "name=x")), tmp_path)
+    assert begin(trainer)
+    trainer.run()
+    same = {name: torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items()}
+    assert all(same[name] for name in same if name.startswith("blocks.0."))  # the running means too
+    assert not any(same[name] for name in same if name.endswith("weight") and not name.startswith("blocks.0."))
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["train.frozen=1"], "train.frozen=1 without init_from"),
+        (["train.frozen=9", "init_from={}"], "train.frozen=9: the model has 2 blocks"),
+        (["train.frozen=1", "init_from={}", "model.table=[conv_k3_s2_c16,ds_k5_c16_res]"], "no weights of these shapes"),
+        (["init_from=speach"], "no checkpoint comes with kws by that name: speech"),
+    ],
+)
+def test_what_cannot_be_frozen_is_named(corpus, finished, tmp_path, more, expected):
+    given = [argument.format(finished[0]) for argument in more]
+    with pytest.raises(KwsError, match=expected):
+        begin(Trainer(config("train", *tiny(corpus, *given, "name=x")), tmp_path))
+
+
 def test_resuming_a_changed_model_keeps_what_fits(corpus, finished, tmp_path, capsys):
     longer = [f"resume={finished[0] / 'last.pt'}", "train.epochs=13", "model.table=[conv_k5_s2_c16,ds_k7_c16_res]"]
     arguments = [a.replace("resume=", "resume.from=") for a in longer]

@@ -154,6 +154,8 @@ def test_near_words_are_near_and_never_the_word():
     found = near("computer", ["computers", "elephant", "commuter", "commuter trains", "apple"], 3)
     assert found[:2] == ["commuter", "commuter trains"]
     assert "computers" not in found
+    assert near("hey aurora", ["day", "aura", "elephant"], 6) == [
+        "aurora", "hey", "day aurora", "hey aura", "elephant aurora", "hey elephant"]  # fmt: skip
     said = sentences(20, ["statement"])
     assert len(said) >= 15
     assert not any("statement" in text for text in said)
@@ -179,9 +181,9 @@ def recordings(tmp_path):
 def overrides(folder) -> list[str]:
     return [
         "data=wake_word", "data.word=aurora", f"data.root={folder}/word", f"data.others=[{folder}/others]",
-        f"data.background=[{folder}/noise]", f"data.mined={folder}/mined.jsonl", "data.near=5", "data.sentences=5",
+        f"data.background=[{folder}/noise]", f"data.mined={folder}/mined.jsonl", "data.synthetic.near=5", "data.synthetic.sentences=5",
         f"data.synthetic.cache={folder}/cache", "data.synthetic.per_word=6", "data.synthetic.per_word_evaluation=2",
-        "data.synthetic.noise_seconds=4", "data.synthetic.workers=1", "data.near_words=[aura, a roar, or aura]",
+        "data.synthetic.noise_seconds=4", "data.synthetic.workers=1", "data.synthetic.other_words=[aura, a roar, or aura]",
     ]  # fmt: skip
 
 
@@ -212,7 +214,6 @@ def test_only_training_holds_what_is_made_or_mined(recordings):
         ({"others": []}, "data.others is empty and data.synthetic null"),
         ({"word": True}, "not a word"),
         ({"word_times": 0}, "data.word_times=0: expected a whole number of at least 1"),
-        ({"near": 1.5}, "data.near=1.5: expected a whole number"),
         ({"background": ["nowhere"]}, "nowhere: expected a folder of recordings"),
     ],
 )

@@ -15,7 +15,14 @@ ACCENT = "en-us"
 
 def near(word: str, candidates: Iterable[str], count: int) -> list[str]:
     """The `count` candidates with the stretch that sounds most like `word`, nearest first; those in which the word
-    itself is heard ("computers" of "computer") are left out."""
+    itself is heard ("computers" of "computer") are left out. Of a phrase: what is left of it without one of its words,
+    and the phrase with words near to one of its words in that one's place."""
+    if len(parts := word.split()) > 1:
+        each = max(-(-count // len(parts)) - 1, 0)
+        others = [["", *near(part, candidates, each)] for part in parts]
+        swapped = (" ".join([*parts[:i], other, *parts[i + 1 :]]) for turn in zip(*others, strict=False)
+                   for i, other in enumerate(turn))  # fmt: skip
+        return [" ".join(text.split()) for text in swapped][:count]
     sound = engine().phonemes(word, ACCENT)
     sounds = {text: engine().phonemes(text, ACCENT) for text in dict.fromkeys(candidates)}
     others = [text for text, said in sounds.items() if sound not in said]

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from kws.data.near import sentences as prose
 from kws.data.source import SPLITS, UNKNOWN, Clip, Source, hash_split, sound_files, speaker_of, subfolders
 from kws.errors import KwsError
 from kws.progress import progress
@@ -54,13 +53,12 @@ class SpeechCommands(Source):
         url, sha256: another archive of the same layout.
         synthetic: makes a `Synthetic` of `words` and `other_words`, whose clips join those that train.
         synthetic_clips: how many it makes of each word; 0: none.
-        sentences: stretches of prose without the words, said beside `synthetic`'s other words.
     """
 
     def __init__(
         self, root="data/speech_commands", version="v2", task=12, words=None, unknown=None, silence=None,
         unknown_share="task", silence_share=0.1, download=True, url=None, sha256=None,
-        synthetic: Callable[..., Source] | None = None, synthetic_clips: int = 0, sentences: int = 0,
+        synthetic: Callable[..., Source] | None = None, synthetic_clips: int = 0,
     ):  # fmt: skip
         if version not in ARCHIVES:
             raise KwsError(f"data.version={version}: choose one of {', '.join(ARCHIVES)}")
@@ -81,15 +79,12 @@ class SpeechCommands(Source):
             share if unknown_share == "task" else unknown_share,
             silence_share,
         )
-        for name, value in (("synthetic_clips", synthetic_clips), ("sentences", sentences)):
-            if not isinstance(value, int) or value < 0:
-                raise KwsError(f"data.{name}={value}: expected a whole number of at least 0")
+        if not isinstance(synthetic_clips, int) or synthetic_clips < 0:
+            raise KwsError(f"data.synthetic_clips={synthetic_clips}: expected a whole number of at least 0")
         self.synthetic = None
         if synthetic is not None and synthetic_clips:
-            others = [*synthetic.keywords["other_words"], *prose(sentences, self.words)]
             self.synthetic = synthetic(
                 words=self.words,
-                other_words=others,
                 per_word=synthetic_clips,
                 per_word_evaluation=0,
                 unknown=UNKNOWN in self.labels,

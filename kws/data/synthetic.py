@@ -10,6 +10,7 @@ import numpy as np
 
 from kws import audio
 from kws.config import check_labels
+from kws.data import near as sounds
 from kws.data.espeak import engine
 from kws.data.recordings import Recordings
 from kws.data.source import SILENCE, SILENCE_SECONDS, SPLITS, UNKNOWN, Clip, Source, silence_clips
@@ -30,6 +31,8 @@ class Synthetic(Source):
     Args:
         words: what to spot; a phrase is a word with spaces.
         other_words: what `_unknown_` says; those among `words`, or that sound like one, are left out.
+        near: so many words of Python's reference that sound most like `words` are said as well, of each its share.
+        sentences: and so many stretches of that reference's prose.
         synthesisers: who speaks: espeak, kokoro, piper, command.
         kokoro, piper, command: what each is made with (see `kws.data.synthesisers`), `share`: its clips for each one of
             espeak-ng's, and `per_word`: training clips of a word that it makes, which fill its share by repetition
@@ -43,7 +46,8 @@ class Synthetic(Source):
         kept_rate, kept_pitch: bands inside these for validation and test alone.
         per_word: training clips of each word; validation and test have `per_word_evaluation`.
         unknown_share, silence_share: training clips of `_unknown_` and `_silence_` as a share of the words' clips, but
-            at least as many as of one word; validation and test have as many of each as of a word.
+            at least as many as of one word, of `_unknown_` at least `unknown_least`; validation and test have as many
+            of each as of a word.
         noise_seconds: length of each of the made background recordings (training; the others a quarter).
         sample_rate: of the clips, in Hz.
         workers: processes that synthesise; null uses every core.
@@ -57,17 +61,25 @@ class Synthetic(Source):
         sample_rate: int = 16000, workers: int | None = None, seed: int = 0,
         synthesisers: Iterable[str] = ("espeak",), kokoro: dict | None = None,
         piper: dict | None = None, command: dict | None = None, recordings: str | Path | None = None,
-        recordings_share: float = 0.3,
+        recordings_share: float = 0.3, near: int = 0, sentences: int = 0, unknown_least: int = 0,
     ):  # fmt: skip
         super().__init__(words, unknown, silence)
-        self.other_words = [w for w in check_labels(other_words, "data.other_words") if w not in self.words]
+        for name, value in (("near", near), ("sentences", sentences), ("unknown_least", unknown_least)):
+            if not isinstance(value, int) or value < 0:
+                raise KwsError(f"data.{name}={value}: expected a whole number of at least 0")
+        others = list(check_labels(other_words, "data.other_words"))
+        if near:
+            share = -(-near // len(self.words))
+            others += [like for word in self.words for like in sounds.near(word, sounds.vocabulary(), share)]
+        others += sounds.sentences(sentences, self.words) if sentences else []
+        self.other_words = [word for word in dict.fromkeys(others) if word not in self.words]
         if unknown and len(self.other_words) < 8:
             raise KwsError(f"data.other_words: {len(self.other_words)} words left for _unknown_; at least 8 are needed")
         self.cache = Path(cache) / f"{int(sample_rate)}"
         self.accents, self.kept_accent = list(accents), kept_accent
         self.rate, self.kept_rate, self.pitch, self.kept_pitch = rate, kept_rate, pitch, kept_pitch
         self.counts = {"train": per_word, "validation": per_word_evaluation, "test": per_word_evaluation}
-        self.unknown_share, self.silence_share = unknown_share, silence_share
+        self.unknown_share, self.silence_share, self.unknown_least = unknown_share, silence_share, unknown_least
         self.noise_seconds, self.sample_rate, self.workers, self.seed = noise_seconds, int(sample_rate), workers, seed
         if isinstance(synthesisers, str):
             raise KwsError(f"data.synthesisers={synthesisers}: expected a list, as in [{synthesisers}]")
@@ -136,16 +148,16 @@ class Synthetic(Source):
         for word in self.words:
             out += [(word, u) for u in self._say(word, split, self.counts[split])]
         if UNKNOWN in self.labels:
-            count = self._share(self.unknown_share, split)
+            count = self._share(self.unknown_share, split, self.unknown_least)
             others = self._others(split)
             for i, word in enumerate(others):
                 share = count // len(others) + (i < count % len(others))
                 out += [(UNKNOWN, u) for u in self._say(word, split, share)]
         return out
 
-    def _share(self, share: float, split: str) -> int:
+    def _share(self, share: float, split: str, least: int = 0) -> int:
         count = self.counts[split]
-        return max(round(share * count * len(self.words)), count) if split == "train" and share else count
+        return max(round(share * count * len(self.words)), count, least) if split == "train" and share else count
 
     def _others(self, split: str) -> list[str]:
         """What `_unknown_` says in a split. A quarter of the words is kept for the test."""

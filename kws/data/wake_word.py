@@ -8,7 +8,6 @@ from pathlib import Path
 from kws import audio
 from kws.config import check_labels
 from kws.data.manifest import read_manifest
-from kws.data.near import near, sentences, vocabulary
 from kws.data.source import SPLITS, UNKNOWN, Clip, Source, background_in, hash_split, sound_files, speaker_of
 from kws.data.synthetic import Synthetic
 from kws.errors import KwsError
@@ -26,9 +25,7 @@ class WakeWord(Source):
         word: the label, and what the synthesiser says.
         others: folders of speech without the word, searched at any depth but for folders whose names begin with "_".
         background: folders of recordings of noise, each cut by time into the splits.
-        synthetic: makes a `Synthetic` of `words` and `other_words`; None: real recordings alone.
-        near_words: what is said beside the `near` words of Python's reference that sound most like `word`.
-        sentences: stretches of prose that are said.
+        synthetic: makes a `Synthetic` of `words`; None: real recordings alone.
         mined: a manifest of what the word was mistaken for, all of it for training.
         word_times, long_times, mined_times: how often an epoch holds each clip of the word, cut and mined clip.
         silence_share: clips of background, as a share of the word's.
@@ -36,9 +33,8 @@ class WakeWord(Source):
 
     def __init__(
         self, root, word: str, others: Iterable = (), background: Iterable = (), mined=None,
-        synthetic: Callable[..., Synthetic] | None = None, near_words: Iterable[str] = (), near: int = 100,
-        sentences: int = 500, cut_seconds: float = 2.0, word_times: int = 1, long_times: int = 1, mined_times: int = 1,
-        silence_share: float = 0.1,
+        synthetic: Callable[..., Synthetic] | None = None, cut_seconds: float = 2.0, word_times: int = 1,
+        long_times: int = 1, mined_times: int = 1, silence_share: float = 0.1,
     ):  # fmt: skip
         if root is None:
             raise KwsError("data.root=FOLDER is missing: the folder of recordings of the word")
@@ -46,9 +42,9 @@ class WakeWord(Source):
             if isinstance(value, str):
                 raise KwsError(f"data.{name}={value}: expected a list, as in data.{name}=[{value}]")
         self.times = {"word_times": word_times, "long_times": long_times, "mined_times": mined_times}
-        for name, value in {**self.times, "near": near, "sentences": sentences}.items():
-            if not isinstance(value, int) or value < (name in self.times):
-                raise KwsError(f"data.{name}={value}: expected a whole number of at least {int(name in self.times)}")
+        for name, value in self.times.items():
+            if not isinstance(value, int) or value < 1:
+                raise KwsError(f"data.{name}={value}: expected a whole number of at least 1")
         if not others and synthetic is None:
             raise KwsError("data.others is empty and data.synthetic null: nothing says what the word is not")
         self.root, self.others, self.backgrounds = str(root), [str(f) for f in others], [str(f) for f in background]
@@ -56,8 +52,7 @@ class WakeWord(Source):
         self.mined, self.cut_seconds, self.synthetic = mined, cut_seconds, None
         (self.word,) = check_labels([word], "data.word")
         if synthetic is not None:
-            said = _said(word, near_words, near, sentences)
-            self.synthetic = synthetic(words=[word], other_words=said, unknown=True, silence=False)
+            self.synthetic = synthetic(words=[word], unknown=True, silence=False)
         super().__init__([word], True, None, None, silence_share)
 
     def prepare(self) -> None:
@@ -105,13 +100,6 @@ class WakeWord(Source):
 
     def _has_others(self) -> bool:
         return self.synthetic is not None or super()._has_others()
-
-
-def _said(word: str, near_words: Iterable[str], n_near: int, n_sentences: int) -> list[str]:
-    """What the synthesiser says beside the word."""
-    own = list(near_words)
-    return list(dict.fromkeys([*near(word, own, len(own)), *near(word, vocabulary(), n_near),
-                               *sentences(n_sentences, [word])]))  # fmt: skip
 
 
 def _folder(path: str, option: str) -> str:

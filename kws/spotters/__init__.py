@@ -1,4 +1,5 @@
-"""Trained spotters that come with kws, each with its card: `<name>.onnx` and `<name>.md`. No torch here."""
+"""Trained spotters that come with kws, each with its card: `<name>.onnx` and `<name>.md`; and one checkpoint to begin
+training from, `speech.pt`. No torch here."""
 
 import os
 from pathlib import Path
@@ -8,18 +9,20 @@ from kws.errors import KwsError
 FOLDER = Path(__file__).resolve().parent
 
 
-def find(given: str) -> str:
-    """The path of a spotter that is given by name ("computer"); whatever else may be a path is returned as it is.
+def find(given: str, suffix: str = ".onnx") -> str:
+    """The path of a spotter that is given by name ("computer"), or of a checkpoint (`suffix` ".pt"); whatever else may
+    be a path is returned as it is.
 
     Raises:
         KwsError: there is neither such a file nor such a name.
     """
     if os.path.exists(given) or not given.isidentifier():
         return given
-    names = sorted(path.stem for path in FOLDER.glob("*.onnx"))
+    names = sorted(path.stem for path in FOLDER.glob(f"*{suffix}"))
     if given not in names:
-        raise KwsError(f"no file or run {given!r}, and no spotter comes with kws by that name: {', '.join(names)}")
-    return str(FOLDER / f"{given}.onnx")
+        what = "spotter" if suffix == ".onnx" else "checkpoint"
+        raise KwsError(f"no file or run {given!r}, and no {what} comes with kws by that name: {', '.join(names)}")
+    return str(FOLDER / f"{given}{suffix}")
 
 
 def beside(found: str) -> Path:

@@ -56,10 +56,11 @@ def sum_gradients(model: nn.Module) -> None:
     """Replaces every gradient by its sum over the processes, in one message."""
     if not running():
         return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in learnt]
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
-    for parameter, part in zip(model.parameters(), flat.split([g.numel() for g in gradients]), strict=True):
+    for parameter, part in zip(learnt, flat.split([g.numel() for g in gradients]), strict=True):
         parameter.grad = part.view_as(parameter)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kws.config import differences_between
 from kws.errors import KwsError
+from kws.spotters import find
 from kws.training import checkpoint
 from kws.training.trainer import Trainer, say
 
@@ -22,17 +23,22 @@ def begin(trainer: Trainer) -> bool:
     if not trainer.cfg.init_from:
         trainer.normalise()
         return True
-    saved = checkpoint.load(trainer.cfg.init_from, trainer.device)
+    saved = checkpoint.load(find(str(trainer.cfg.init_from), ".pt"), trainer.device)
     report = checkpoint.fit(
         saved["ema"] or saved["model"], trainer.model, saved["labels"], trainer.labels, trainer.cfg.init_overlap
     )
+    if astray := [name for name in trainer.frozen.state_dict() if f"blocks.{name}" not in report.kept]:
+        raise KwsError(f"train.frozen={trainer.cfg.train.frozen}: {trainer.cfg.init_from} has no weights of these"
+                       f" shapes for {', '.join(f'blocks.{name}' for name in astray[:4])}")  # fmt: skip
     if trainer.ema is not None:
         trainer.ema.load_state_dict(trainer.model.state_dict())
     if saved["features"] != trainer.features:
         trainer.normalise()
     say(f"init_from={trainer.cfg.init_from}: {report}")
-    if trainer.cfg.init_names or report.reset:
+    if trainer.cfg.init_names:
         say(report.names())
+    elif report.reset:
+        say(f"  reset: {', '.join(report.reset)}")
     if report.reset:
         say("init_overlap=true would copy what is reset as far as the shapes overlap")
     return True

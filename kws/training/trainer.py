@@ -33,7 +33,7 @@ from kws.workers import cores
 
 LIMITS = {  # of the numbers under `train`: what they are, the least, and what they stay below
     **dict.fromkeys(("epochs", "batch_size"), (int, 1, math.inf)),
-    **dict.fromkeys(("workers", "threads", "patience", "checkpoint_every"), (int, 0, math.inf)),
+    **dict.fromkeys(("workers", "threads", "patience", "checkpoint_every", "frozen"), (int, 0, math.inf)),
     **dict.fromkeys(("clip_norm", "mixup"), (float, 0, math.inf)),
     **dict.fromkeys(("ema", "label_smoothing", "teacher_share"), (float, 0, 1)),
     "window_ms": (float, 1, math.inf),
@@ -99,6 +99,7 @@ class Trainer:
         self.model = instantiate(
             cfg.model, n_features=options.dim, n_classes=len(self.labels), shift_ms=options.frame_shift
         ).to(self.device)
+        self.frozen = self._freeze(c.frozen)
         self.loss = instantiate(cfg.loss, labels=self.labels, step_ms=self.model.stride * options.frame_shift)
         self.teachers = Teachers(list(c.teachers), self.labels, self.features, self.device) if c.teachers else None
         self.ema = copy.deepcopy(self.model) if c.ema else None
@@ -114,6 +115,14 @@ class Trainer:
         self.schedule = instantiate(cfg.optim.schedule)(self.optimizer, self.total_steps)
         self.step, self.best, self.waited, self.signal = 0, {}, 0, None
         self.log: RunLog | None = None
+
+    def _freeze(self, count: int) -> torch.nn.Module:
+        """The first blocks, which stay as another checkpoint has them."""
+        if count and not self.cfg.init_from:
+            raise KwsError(f"train.frozen={count} without init_from: these blocks would stay as they were drawn")
+        if count > len(self.model.blocks):
+            raise KwsError(f"train.frozen={count}: the model has {len(self.model.blocks)} blocks")
+        return self.model.blocks[:count].requires_grad_(False)
 
     def normalise(self) -> None:
         """Mean and deviation of the frames of the first training batches, as augmentation leaves them."""
@@ -170,6 +179,7 @@ class Trainer:
         """Trains to the end of the epoch, or to a signal."""
         epoch, done = divmod(self.step, self.per_epoch)
         self.model.train()
+        self.frozen.eval()
         clips = correct = loss_sum = 0
         bar = progress(
             total=self.per_epoch, initial=done, unit="batch", desc=f"epoch {epoch + 1}/{self.cfg.train.epochs}",
@@ -253,7 +263,7 @@ class Trainer:
             "step": self.step,
             "epoch": epoch,
             "validation_loss": result.loss,
-            "validation_accuracy": accuracy(result.matrix),
+            "validation_accuracy": accuracy(result.matrix, self.loss.alike),
         }
         self._note(row)
         before = self.best.get("validation_accuracy", -1.0)

