@@ -1,7 +1,7 @@
 """Trains a keyword spotter.
 
     python -m kws.train model=ghost                                 ten words that a synthesiser speaks
-    python -m kws.train 'data.words=[hey aurora]'                   a word of your own, from its text
+    python -m kws.train experiment=text_wake_word 'data.words=[hey aurora]'       a word of your own, from its text
     python -m kws.train data=folder data.root=my_words              one folder of recordings a word
     python -m kws.train experiment=sc15 data.root=speech_commands   a published task
     torchrun --nproc-per-node 2 -m kws.train model=ghost            two processes
@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from kws import plots
 from kws.config import command
+from kws.data.synthetic import Synthetic
 from kws.errors import KwsError
 from kws.features.store import locked
 from kws.metrics import accuracy, wilson_interval
@@ -55,6 +56,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
         KwsError: a mistake in `cfg`; or another process trains in `folder`, or it cannot be written.
     """
     trainer = Trainer(cfg, folder)
+    if isinstance(trainer.source, Synthetic) and len(trainer.source.words) < 3 and not trainer.loss.spans:
+        say("one or two words from their text are heard far better, by people and in long speech, with"
+            " experiment=text_wake_word")  # fmt: skip
     with contextlib.ExitStack() as held:
         if distributed.is_first():
             try:
