@@ -128,9 +128,12 @@ def in_layout(name: str, corpus, tmp_path) -> list[str]:
         return [*more, f"data.cache={tmp_path / 'cache'}", "data.words=[left,right]"]
     if name == "wake_word":
         root = official_layout(tmp_path / "wake", ["go", "stop"])
-        more = ["per_word=4", "per_word_evaluation=2", "noise_seconds=4", "workers=1", f"cache={tmp_path / 'cache'}"]
+        more = [
+            "per_word=4", "per_word_evaluation=2", "noise_seconds=4", "workers=1", f"cache={tmp_path / 'cache'}",
+            "near=4", "sentences=4",
+        ]  # fmt: skip
         return [
-            "data.word=aurora", f"data.root={root / 'go'}", f"data.others=[{root}]", "data.synthetic.near=4", "data.synthetic.sentences=4",
+            "data.word=aurora", f"data.root={root / 'go'}", f"data.others=[{root}]",
             f"data.background=[{root / '_background_noise_'}]", *(f"data.synthetic.{value}" for value in more),
         ]  # fmt: skip
     if name == "folder":

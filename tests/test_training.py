@@ -254,7 +254,10 @@ def test_frozen_blocks_stay_as_they_came(corpus, finished, tmp_path):
     [
         (["train.frozen=1"], "train.frozen=1 without init_from"),
         (["train.frozen=9", "init_from={}"], "train.frozen=9: the model has 2 blocks"),
-        (["train.frozen=1", "init_from={}", "model.table=[conv_k3_s2_c16,ds_k5_c16_res]"], "no weights of these shapes"),
+        (
+            ["train.frozen=1", "init_from={}", "model.table=[conv_k3_s2_c16,ds_k5_c16_res]"],
+            "no weights of these shapes",
+        ),
         (["init_from=speach"], "no checkpoint comes with kws by that name: speech"),
     ],
 )

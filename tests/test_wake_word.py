@@ -181,9 +181,10 @@ def recordings(tmp_path):
 def overrides(folder) -> list[str]:
     return [
         "data=wake_word", "data.word=aurora", f"data.root={folder}/word", f"data.others=[{folder}/others]",
-        f"data.background=[{folder}/noise]", f"data.mined={folder}/mined.jsonl", "data.synthetic.near=5", "data.synthetic.sentences=5",
+        f"data.background=[{folder}/noise]", f"data.mined={folder}/mined.jsonl",
+        "data.synthetic.near=5", "data.synthetic.sentences=5", "data.synthetic.other_words=[aura, a roar, or aura]",
         f"data.synthetic.cache={folder}/cache", "data.synthetic.per_word=6", "data.synthetic.per_word_evaluation=2",
-        "data.synthetic.noise_seconds=4", "data.synthetic.workers=1", "data.synthetic.other_words=[aura, a roar, or aura]",
+        "data.synthetic.noise_seconds=4", "data.synthetic.workers=1",
     ]  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
     python recipes/speech/train.py TEACHER OUTPUT 'PATTERN=SHARE' …
 
-TEACHER is a folder with Google's speech embedding as ONNX (melspectrogram.onnx and embedding_model.onnx, Apache-2.0; Lin
-et al. 2020, arXiv:2002.01322), which makes 96 numbers of 76 frames of 10 ms, every 80 ms. The student is to give them
-from what it has heard until then. Both hear windows of two seconds, clips one after another, drawn from the files of
+TEACHER is a folder with Google's speech embedding as ONNX (melspectrogram.onnx and embedding_model.onnx, Apache-2.0;
+Lin et al. 2020, arXiv:2002.01322), which makes 96 numbers of 76 frames of 10 ms, every 80 ms. The student is to give
+them from what it has heard until then. Both hear windows of two seconds, clips one after another, drawn from the files of
 each pattern with its share; what is left of 1 is espeak-ng's, words and prose of Python's reference. The student alone
 hears them in noise, in rooms and equalised. OUTPUT takes the windows, and in the end `speech.pt`, a checkpoint.
 """
@@ -29,6 +29,7 @@ from kws.config import conf_dir
 from kws.data.espeak import engine
 from kws.data.near import sentences, vocabulary
 from kws.data.source import sound_files
+from kws.errors import KwsError
 from kws.features import make_options
 from kws.features.extractor import FeatureExtractor
 from kws.features.options import describe
@@ -76,7 +77,8 @@ class Speech:
         given = [pattern.rpartition("=") for pattern in patterns]
         self.shares = [float(share) for _, _, share in given]
         self.files = [sorted(path for one in _braces(pattern) for path in glob.glob(one)) for pattern, _, _ in given]
-        assert all(self.files) and sum(self.shares) <= 1, "a pattern without files, or shares above 1"
+        if not all(self.files) or sum(self.shares) > 1:
+            raise KwsError(f"{' '.join(patterns)}: a pattern has no files, or the shares are above 1")
         self.rng, self.read = np.random.default_rng(seed), {}
         self.voices, self.words, self.prose = engine().voices(), vocabulary(), sentences(700, [])
 
@@ -86,7 +88,9 @@ class Speech:
             texts = self.words if rng.random() < 0.6 else self.prose
             voice = f"{ACCENTS[rng.integers(len(ACCENTS))]}+{self.voices[rng.integers(len(self.voices))]}"
             text = texts[rng.integers(len(texts))]
-            return audio.resample(*engine().speak(text, voice, int(rng.integers(110, 230)), int(rng.integers(10, 90))), RATE)
+            return audio.resample(
+                *engine().speak(text, voice, int(rng.integers(110, 230)), int(rng.integers(10, 90))), RATE
+            )
         path = self.files[kind][rng.integers(len(self.files[kind]))]
         if path not in self.read:
             self.read[path] = audio.resample(*audio.read(path, channel=0), RATE).astype(np.int16)
@@ -98,8 +102,9 @@ class Speech:
         while at < WINDOW:
             wave = change_speed(self._one(kind).astype(np.float32), rng.uniform(0.88, 1.14))
             wave *= rng.uniform(3000, 25000) / max(np.abs(wave).max(), 1)
-            begin, end = max(at, 0), min(at + len(wave), WINDOW)
-            out[begin:end] += wave[begin - at : end - at]  # nothing, where the clip ended before the window
+            begin = max(at, 0)
+            part = wave[begin - at : WINDOW - at]
+            out[begin : begin + len(part)] += part  # nothing, where the clip ended before the window
             at += len(wave) + int(rng.uniform(0, 0.25) * RATE)
         return out
 
@@ -175,11 +180,12 @@ def train(folder: Path, noise: list[np.ndarray], steps: int, rate: float) -> Non
         losses.append(loss.item())
         if step % 500 == 0 or step == steps:
             with torch.no_grad():
-                missed = torch.cat([ema(part)[:, at] for part in frames.split(64)]) - ((told - mean) / std)[:, : len(at)]
+                missed = (
+                    torch.cat([ema(part)[:, at] for part in frames.split(64)]) - ((told - mean) / std)[:, : len(at)]
+                )
             print(f"step {step}/{steps}: loss {np.mean(losses[-500:]):.4f}, unexplained {missed.square().mean():.4f} of"
                   f" the variance, {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
-    weights = {name: value.half() if value.is_floating_point() else value for name, value in ema.state_dict().items()}
-    content = {"model": weights, "ema": None, "labels": [f"embedding{i}" for i in range(DIM)], "config": {},
+    content = {"model": ema.state_dict(), "ema": None, "labels": [f"embedding{i}" for i in range(DIM)], "config": {},
                "features": describe(options), "optimizer": None, "schedule": None}  # fmt: skip
     checkpoint.save(folder / "speech.pt", content)
 
