@@ -4,9 +4,9 @@
 
 TEACHER is a folder with Google's speech embedding as ONNX (melspectrogram.onnx and embedding_model.onnx, Apache-2.0;
 Lin et al. 2020, arXiv:2002.01322), which makes 96 numbers of 76 frames of 10 ms, every 80 ms. The student is to give
-them from what it has heard until then. Both hear windows of two seconds, clips one after another, drawn from the files of
-each pattern with its share; what is left of 1 is espeak-ng's, words and prose of Python's reference. The student alone
-hears them in noise, in rooms and equalised. OUTPUT takes the windows, and in the end `speech.pt`, a checkpoint.
+them from what it has heard until then. Both hear windows of two seconds, clips one after another, drawn from the files
+of each pattern with its share; what is left of 1 is espeak-ng's, words and prose of Python's reference. The student
+alone hears them in noise, in rooms and equalised. OUTPUT takes the windows, and in the end `speech.pt`, a checkpoint.
 """
 
 import argparse
