@@ -4,6 +4,7 @@ The phonemes are espeak-ng's; the words are those of Python's own reference (`py
 every Python, beside whatever list is given.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 from pydoc_data.topics import topics
@@ -11,6 +12,12 @@ from pydoc_data.topics import topics
 from kws.data.espeak import engine
 
 ACCENT = "en-us"
+
+
+@functools.cache
+def phonemes(text: str, accent: str = ACCENT) -> str:
+    """How espeak-ng says it."""
+    return engine().phonemes(text, accent)
 
 
 def near(word: str, candidates: Iterable[str], count: int) -> list[str]:
@@ -23,8 +30,8 @@ def near(word: str, candidates: Iterable[str], count: int) -> list[str]:
         swapped = (" ".join([*parts[:i], other, *parts[i + 1 :]]) for turn in zip(*others, strict=False)
                    for i, other in enumerate(turn))  # fmt: skip
         return [" ".join(text.split()) for text in swapped][:count]
-    sound = engine().phonemes(word, ACCENT)
-    sounds = {text: engine().phonemes(text, ACCENT) for text in dict.fromkeys(candidates)}
+    sound = phonemes(word)
+    sounds = {text: phonemes(text) for text in dict.fromkeys(candidates)}
     others = [text for text, said in sounds.items() if sound not in said]
     return sorted(others, key=lambda text: (distance(sound, sounds[text]), len(sounds[text]), text))[:count]
 
@@ -49,7 +56,7 @@ def sentences(count: int, without: Iterable[str], n_words: int = 9) -> list[str]
     """`count` stretches of prose of Python's reference, evenly spread over it, in which no word of `without` is
     heard."""
     prose = [word for _, text in sorted(topics.items()) for word in re.findall(r"\b[A-Za-z][a-z']*\b", text)]
-    sounds, step = [engine().phonemes(word, ACCENT) for word in without], max(n_words, len(prose) // max(count, 1))
+    sounds, step = [phonemes(word) for word in without], max(n_words, len(prose) // max(count, 1))
     found = (" ".join(prose[at : at + n_words]).lower() for at in range(0, len(prose) - n_words, step))
-    said = {text: engine().phonemes(text, ACCENT) for text in found}
+    said = {text: phonemes(text) for text in found}
     return [text for text, heard in said.items() if not any(sound in heard for sound in sounds)][:count]

@@ -69,8 +69,8 @@ class Synthetic(Source):
                 raise KwsError(f"data.{name}={value}: expected a whole number of at least 0")
         others = list(check_labels(other_words, "data.other_words"))
         if near:
-            share = -(-near // len(self.words))
-            others += [like for word in self.words for like in sounds.near(word, sounds.vocabulary(), share)]
+            share, candidates = -(-near // len(self.words)), sounds.vocabulary()
+            others += [like for word in self.words for like in sounds.near(word, candidates, share)]
         others += sounds.sentences(sentences, self.words) if sentences else []
         self.other_words = [word for word in dict.fromkeys(others) if word not in self.words]
         if unknown and len(self.other_words) < 8:
@@ -171,7 +171,7 @@ class Synthetic(Source):
         return [word for word in others if self._sound(word) not in spoken]
 
     def _sound(self, text: str) -> str:
-        return _phonemes(text, self.accents[0])
+        return sounds.phonemes(text, self.accents[0])
 
     def _say(self, word: str, split: str, count: int) -> list[Utterance]:
         """`count` clips of a word by those who have voices in this split; fewer for evaluation where `per_word` is."""
@@ -257,11 +257,6 @@ class Synthetic(Source):
                 sound[position : position + len(spoken)] += spoken
                 position += len(spoken) + 1
         return sound
-
-
-@functools.cache
-def _phonemes(text: str, accent: str) -> str:
-    return engine().phonemes(text, accent)
 
 
 @functools.cache

@@ -10,5 +10,6 @@ cache=${3:?the cache of data=synthetic}
 output=${4:?the folder to make}
 # Its words less the ten that custom_word is judged by, so that these stay unheard
 heard='{backward,bed,bird,cat,dog,eight,five,follow,forward,four,happy,house,learn,marvin,nine,one,seven,sheila,six,three,tree,two,visual,wow,zero}'
-python "$(dirname "$0")/train.py" "$teacher" "$output" --noise "$corpus/_background_noise_" \
-  "$corpus/$heard/*.*=0.5" "$cache/16000/*/kokoro*.wav=0.25" "$cache/16000/*/*.wav=0.1"
+python "$(dirname "$0")/train.py" "$teacher" "$output" \
+  "$corpus/$heard/*.*=0.5" "$cache/16000/*/kokoro*.wav=0.25" "$cache/16000/*/*.wav=0.1" \
+  --noise "$corpus/_background_noise_" "$cache/16000/_background_noise_"

@@ -41,7 +41,6 @@ from kws.training.trainer import update_ema
 RATE, WINDOW, SPAN, HOP, DIM = 16000, 32000, 76, 8, 96  # samples; frames of the teacher's span and step; its numbers
 FILE, BATCH = 1024, 32  # windows
 ROWS = 6  # of conf/model/speech.yaml
-ACCENTS = ("en", "en-us", "en-029", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbcwmd", "en-us-nyc")
 AUGMENT = Augment(
     noise_chance=0.7, noise_snr=(0, 30), room_chance=0.3, room_t60_ms=(80, 600), tilt_chance=0.6, tilt=8, gain=(-24, 6),
     time_masks=1, time_mask_ms=60, frequency_masks=1, frequency_mask_share=0.1,
@@ -73,20 +72,21 @@ def _braces(pattern: str) -> list[str]:
 class Speech:
     """Windows of two seconds of speech, (32000,) in int16 units."""
 
-    def __init__(self, patterns: list[str], seed: int):
+    def __init__(self, patterns: list[str]):
         given = [pattern.rpartition("=") for pattern in patterns]
         self.shares = [float(share) for _, _, share in given]
         self.files = [sorted(path for one in _braces(pattern) for path in glob.glob(one)) for pattern, _, _ in given]
         if not all(self.files) or sum(self.shares) > 1:
             raise KwsError(f"{' '.join(patterns)}: a pattern has no files, or the shares are above 1")
-        self.rng, self.read = np.random.default_rng(seed), {}
+        self.read, self.accents = {}, OmegaConf.load(conf_dir() / "data" / "synthetic.yaml").accents
         self.voices, self.words, self.prose = engine().voices(), vocabulary(), sentences(700, [])
 
-    def _one(self, kind: int) -> np.ndarray:
-        rng = self.rng
+    def _one(self, kind: int, rng) -> np.ndarray:
         if kind == len(self.files):
             texts = self.words if rng.random() < 0.6 else self.prose
-            voice = f"{ACCENTS[rng.integers(len(ACCENTS))]}+{self.voices[rng.integers(len(self.voices))]}"
+            voice = (
+                f"{self.accents[int(rng.integers(len(self.accents)))]}+{self.voices[rng.integers(len(self.voices))]}"
+            )
             text = texts[rng.integers(len(texts))]
             return audio.resample(
                 *engine().speak(text, voice, int(rng.integers(110, 230)), int(rng.integers(10, 90))), RATE
@@ -96,11 +96,11 @@ class Speech:
             self.read[path] = audio.resample(*audio.read(path, channel=0), RATE).astype(np.int16)
         return self.read[path]
 
-    def window(self) -> np.ndarray:
-        rng, out, at = self.rng, np.zeros(WINDOW, np.float32), -int(self.rng.integers(RATE // 2))
+    def window(self, rng) -> np.ndarray:
+        out, at = np.zeros(WINDOW, np.float32), -int(rng.integers(RATE // 2))
         kind = rng.choice(len(self.shares) + 1, p=[*self.shares, 1 - sum(self.shares)])
         while at < WINDOW:
-            wave = change_speed(self._one(kind).astype(np.float32), rng.uniform(0.88, 1.14))
+            wave = change_speed(self._one(kind, rng).astype(np.float32), rng.uniform(0.88, 1.14))
             wave *= rng.uniform(3000, 25000) / max(np.abs(wave).max(), 1)
             begin = max(at, 0)
             part = wave[begin - at : WINDOW - at]
@@ -111,12 +111,13 @@ class Speech:
 
 def make(teacher: Teacher, patterns: list[str], folder: Path, files: int) -> None:
     """Windows and what the teacher says of them, a file at a time; those that are there stay."""
+    speech = Speech(patterns)
     for number in range(files):
         path = folder / f"windows-{number:03d}.npz"
         if path.exists():
             continue
-        speech = Speech(patterns, number)
-        waves = np.stack([speech.window() for _ in progress(range(FILE), desc=path.name)])
+        rng = np.random.default_rng(number)
+        waves = np.stack([speech.window(rng) for _ in progress(range(FILE), desc=path.name)])
         told = np.concatenate([teacher(batch) for batch in np.split(waves, FILE // BATCH)])
         np.savez(folder / ".part.npz", waves=waves.astype(np.int16), told=told.astype(np.float16))
         os.replace(folder / ".part.npz", path)
@@ -166,6 +167,7 @@ def train(folder: Path, noise: list[np.ndarray], steps: int, rate: float) -> Non
     at = torch.arange(SPAN - 1, frames.shape[1] - model.stride, HOP) // model.stride + 1
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
+    answers = ((told - mean) / std)[:, : len(at)]
     ema, began, losses = copy.deepcopy(model).eval(), time.monotonic(), []
     batches = DataLoader(Batches(files[1:], noise, extractor), batch_size=None, num_workers=1, prefetch_factor=8)
     for step, (heard, wanted, masks) in zip(range(1, steps + 1), batches, strict=False):
@@ -180,9 +182,7 @@ def train(folder: Path, noise: list[np.ndarray], steps: int, rate: float) -> Non
         losses.append(loss.item())
         if step % 500 == 0 or step == steps:
             with torch.no_grad():
-                missed = (
-                    torch.cat([ema(part)[:, at] for part in frames.split(64)]) - ((told - mean) / std)[:, : len(at)]
-                )
+                missed = torch.cat([ema(part)[:, at] for part in frames.split(64)]) - answers
             print(f"step {step}/{steps}: loss {np.mean(losses[-500:]):.4f}, unexplained {missed.square().mean():.4f} of"
                   f" the variance, {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
     content = {"model": ema.state_dict(), "ema": None, "labels": [f"embedding{i}" for i in range(DIM)], "config": {},
@@ -195,12 +195,13 @@ if __name__ == "__main__":
     parser.add_argument("teacher", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("speech", nargs="+", metavar="PATTERN=SHARE")
-    parser.add_argument("--noise", type=Path, required=True, help="folder of background")
+    parser.add_argument("--noise", type=Path, nargs="+", required=True, help="folders of background")
     parser.add_argument("--files", type=int, default=32, help=f"of {FILE} windows")
     parser.add_argument("--steps", type=int, default=14000)
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     make(Teacher(given.teacher), given.speech, given.output, given.files)
-    noise = [audio.resample(*audio.read(given.noise / name, channel=0), RATE) for name in sound_files(given.noise)]
+    paths = [folder / name for folder in given.noise for name in sound_files(folder)]
+    noise = [audio.resample(*audio.read(path, channel=0), RATE) for path in paths]
     train(given.output, noise, given.steps, 3e-3)
