@@ -504,6 +504,26 @@ def test_programs_end_with_the_extraction(tmp_path):
     assert b"76543" not in subprocess.run(["ps", "-eo", "args"], capture_output=True).stdout
 
 
+STOPPED_AS_IT_BEGINS = """
+import random, signal, sys
+from kws.audio.pipes import Pipe, output_of
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
+for _ in range(200):
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-3))
+    try:
+        output_of(Pipe("sleep 76544 |"))
+    except SystemExit:
+        pass
+"""
+
+
+def test_a_program_stopped_as_it_begins_is_not_left_behind():
+    subprocess.run([sys.executable, "-c", STOPPED_AS_IT_BEGINS], check=True, timeout=120)
+    assert b"sleep 76544\n" not in subprocess.run(["ps", "-eo", "args"], capture_output=True).stdout
+
+
 class Killed(BaseException): ...
 
 

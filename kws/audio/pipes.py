@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from kws.errors import AudioError
@@ -41,11 +43,12 @@ def output_of(pipe: Pipe, timeout: float = TIMEOUT) -> BinaryIO:
 
 def _run(command: str, output: BinaryIO, errors: BinaryIO, timeout: float) -> str:
     """Runs a program to its end; returns what was wrong with it, or nothing."""
-    process = subprocess.Popen(
-        command, shell=True, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
-    )
-    deadline = time.monotonic() + timeout
+    process, deadline = None, time.monotonic() + timeout
     try:
+        with _signals_wait():
+            process = subprocess.Popen(
+                command, shell=True, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
+            )
         while process.returncode is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(min(1.0, max(deadline - time.monotonic(), 0.01)))
@@ -54,10 +57,27 @@ def _run(command: str, output: BinaryIO, errors: BinaryIO, timeout: float) -> st
             if process.returncode is None and time.monotonic() > deadline:
                 return f"did not end within {timeout:g} s and was stopped"
     finally:
-        if process.poll() is None:
+        if process is not None and process.poll() is None:
             _stop(process)
     code = process.returncode
     return f"died of signal {-code}" if code < 0 else f"exited with {code}" if code else ""
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """What ends this process comes after the block: between the fork and the assignment nobody knows the program."""
+    if threading.current_thread() is not threading.main_thread():  # the others hear no signals
+        yield
+        return
+    came = []
+    handlers = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+    for number in came:
+        signal.raise_signal(number)
 
 
 def _stop(process: subprocess.Popen) -> None:
