@@ -9,6 +9,7 @@ from kws.errors import KwsError
 from kws.features import FbankOptions, describe
 from kws.features.cmvn import stats_by_key
 from kws.features.kaldi_io import read_matrix, read_scp, write_matrix
+from kws.files import replacing
 from kws.utterances import Item
 
 DIRECTORY = ("wav.scp", "segments", "text", "utt2spk", "spk2utt", "cmvn.ark", "cmvn.scp", *sum(OTHERS.values(), ()))
@@ -40,12 +41,12 @@ def write_cmvn(folder: Path, speakers: dict[str, str]) -> None:
     """cmvn.ark and cmvn.scp of the features in feats.scp, by speaker. Kaldi: compute-cmvn-stats --spk2utt."""
     features = ((key, read_matrix(where)) for key, where in read_scp(folder / "feats.scp"))
     ark, scp = folder / "cmvn.ark", folder / "cmvn.scp"
-    part, lines = scp.with_suffix(".part"), []
+    lines = []
     with open(ark, "wb") as file:
         for speaker, stats in sorted(stats_by_key(features, speakers).items()):
             lines.append(f"{speaker} {ark}:{write_matrix(file, speaker, stats, double=True)}\n")
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(scp)
+    with replacing(scp) as part:
+        part.write_text("".join(lines), encoding="utf-8")
 
 
 def write_lhotse(

@@ -511,8 +511,8 @@ from kws.audio.pipes import Pipe, output_of
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
 for _ in range(200):
-    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-3))
     try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-3))
         output_of(Pipe("sleep 76544 |"))
     except SystemExit:
         pass

@@ -88,7 +88,7 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(corpus, finished, tmp_pat
     for part in ("model", "ema"):
         for name, value in theirs[part].items():
             assert torch.equal(ours[part][name], value), name
-    assert not list(folder.glob(".*.tmp"))
+    assert not list(folder.glob(".part*"))
 
 
 def test_where_words_end_is_drawn_alike_after_a_kill(corpus, tmp_path):

@@ -20,6 +20,7 @@ import numpy as np
 
 from kws import audio
 from kws.errors import AudioError, KwsError
+from kws.files import replacing
 
 COLUMNS = ("path", "start", "end", "word")
 KIND = "kind"  # a fifth column, which may be missing
@@ -145,7 +146,6 @@ def _label(values: list[str], seconds: float, words: Sequence[str], where: str) 
 
 def write_labels(path: str | Path, recordings: Iterable[Recording]) -> None:
     """Writes what `read_labels` reads, whole or not at all; paths as they are."""
-    path = Path(path)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, KIND])
@@ -153,6 +153,5 @@ def write_labels(path: str | Path, recordings: Iterable[Recording]) -> None:
         for word, start, end in recording.labels or [("", "", "")]:
             times = [f"{time:.5f}" if word else "" for time in (start, end)]
             writer.writerow([recording.path, *times, word, recording.kind])
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text.getvalue(), encoding="utf-8")
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")

@@ -6,10 +6,10 @@ thresholds are never taken for weights that have changed since.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from kws.errors import KwsError
+from kws.files import replacing
 
 
 def beside(checkpoint: Path) -> Path:
@@ -19,13 +19,9 @@ def beside(checkpoint: Path) -> Path:
 def write(checkpoint: Path, threshold: dict[str, float], **about) -> Path:
     """By a temporary file and a rename: a kill at any moment leaves what was there or the new file."""
     path = beside(checkpoint)
-    part = path.with_name(f".{path.name}.part")
     content = {"threshold": threshold, **about, "sha256": _sha256(checkpoint)}
-    with part.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with replacing(path, durable=True) as part:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 

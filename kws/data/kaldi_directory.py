@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from kws.audio import Pipe
 from kws.errors import KwsError
+from kws.files import replacing
 
 REPAIR = "utils/fix_data_dir.sh leaves out what not all files have"
 # other tables of a directory by what their keys are; copied as they stand
@@ -251,7 +252,5 @@ def read_table(path: Path, in_order: bool = True) -> dict[str, tuple[str, str]]:
 
 def write_table(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Writes what `read_table` reads, all or nothing."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8", newline="\n") as file:
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{key} {rest}".rstrip(" ") + "\n" for key, rest in rows)
-    part.replace(path)

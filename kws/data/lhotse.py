@@ -15,6 +15,7 @@ from typing import NamedTuple
 from kws import audio
 from kws.data.kaldi_directory import Utterance
 from kws.errors import AudioError
+from kws.files import replacing
 
 NAMES = ("recordings.jsonl.gz", "supervisions.jsonl.gz", "features.jsonl.gz", "cuts.jsonl.gz")
 
@@ -46,10 +47,9 @@ def write_manifests(folder: str | Path, scp: str | Path, front: Front, entries: 
     (snip_edges=true) last as long as their frames.
     """
     paths = [Path(folder, name) for name in NAMES]
-    parts = [path.with_name(f"{path.name}.part") for path in paths]
     described: dict[str, dict | None] = {}
     with contextlib.ExitStack() as opened:
-        raw = [opened.enter_context(open(part, "wb")) for part in parts]
+        raw = [opened.enter_context(opened.enter_context(replacing(path)).open("wb")) for path in paths]
         # without a name and a time, which would not be the same in a second run
         files = [opened.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0)) for file in raw]
         for entry in entries:
@@ -59,8 +59,6 @@ def write_manifests(folder: str | Path, scp: str | Path, front: Front, entries: 
                 _write(files[0], described[key])
             for file, row in zip(files[1:], _rows(entry, front, str(scp), described[key]), strict=True):
                 _write(file, row)
-    for part, path in zip(parts, paths, strict=True):
-        part.replace(path)
 
 
 def _write(file: gzip.GzipFile, row: dict | None) -> None:

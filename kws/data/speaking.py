@@ -1,7 +1,6 @@
 """What is to be said, by whom, and saying it into a cache of clips."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from kws import audio
 from kws.data.espeak import engine
 from kws.data.synthesisers import SYNTHESISERS
 from kws.errors import KwsError
+from kws.files import replacing
 from kws.progress import progress
 from kws.workers import cores, ordered_map
 
@@ -60,11 +60,10 @@ def synthesise(
 
 
 def write(path: Path, samples: np.ndarray, rate: int) -> None:
-    """By a temporary file and a rename, so that a file that exists is whole."""
+    """Whole, as what exists is not made again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    audio.write(temporary, samples, rate)
-    os.replace(temporary, path)
+    with replacing(path, shared=True) as part:
+        audio.write(part, samples, rate)
 
 
 def _writer(synthesisers: dict[str, dict], cache: Path, rate: int):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kws.errors import KwsError
+from kws.files import replacing
 
 
 def write(path: Path, content: bytes) -> None:
@@ -11,9 +12,8 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         KwsError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        with replacing(path) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise KwsError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -18,6 +18,7 @@ import numpy as np
 from kws.config import differences_between
 from kws.errors import KwsError
 from kws.features.kaldi_io import matrix_bytes, write_matrix
+from kws.files import replacing
 
 try:
     import fcntl
@@ -118,9 +119,8 @@ class _Table:
             return False
         place = {key: i for i, key in enumerate(keys)}
         for path, lines in zip(self.paths[1:], indices, strict=True):
-            part = path.with_name(f"{path.name}.part")
-            part.write_bytes(b"".join(lines[place[key]] for key in ordered))
-            part.replace(_sorted(path))  # that of the last file says that all are there
+            with replacing(_sorted(path)) as part:  # that of the last file says that all are there
+                part.write_bytes(b"".join(lines[place[key]] for key in ordered))
         self._take_sorted()
         return True
 
@@ -329,9 +329,8 @@ class FeatureFolder:
         for path in files:
             path.unlink(missing_ok=True)
         os.truncate(self.failures, 0)
-        part = options.with_suffix(".part")
-        part.write_text(json.dumps(settings, indent=2) + "\n")
-        part.replace(options)
+        with replacing(options) as part:
+            part.write_text(json.dumps(settings, indent=2) + "\n")
 
     def write(self, rows: list[Row], failed: list[dict[str, str]]) -> None:
         """Adds rows to the table, and to the failures what has a "path", a "reason" and, being an utterance, a "key".

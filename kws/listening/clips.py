@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from kws.errors import KwsError
+from kws.files import replacing
 
 NEAR = "_near_misses_"  # holds folders alone, so data=folder finds no clip in it
 BEFORE_S, AFTER_S = 1.5, 0.5  # of the moment of the decision, which is at a word's end
@@ -83,15 +84,10 @@ class Clips:
     def _write(self, path: Path, start: int, end: int) -> None:
         begin = self._end - len(self._recent)
         samples = self._recent[max(start - begin, 0) : end - begin]
-        part = path.with_name(f".{path.name}.part")  # hidden: no data set takes it
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with replacing(path) as part:  # hidden: no data set takes it
                 part.write_bytes(_wav(samples, self.rate))
-                part.replace(path)
-            except OSError:
-                part.unlink(missing_ok=True)
-                raise
             self.saved += 1
         except OSError as error:
             print(f"not saved: {path} ({error.strerror})", file=sys.stderr, flush=True)

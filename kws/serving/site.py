@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from kws.errors import KwsError
+from kws.files import replacing
 
 TYPES = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
@@ -101,10 +102,9 @@ def _fetch(cache: Path) -> None:
 
 
 def _write(path: Path, content: bytes, what: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        with replacing(path, shared=True) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise KwsError(f"{what}: {path} cannot be written ({error.strerror})") from None

@@ -1,6 +1,5 @@
 """One file that holds a run: written whole or not at all, read without running code, fitted to a changed model."""
 
-import os
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from kws import __version__
 from kws.compression import packing
 from kws.errors import KwsError
+from kws.files import replacing
 
 FORMAT = 2  # of files whose weights are packed; others are written as 1
 LAST, BEST = "last.pt", "best.pt"
@@ -25,12 +25,8 @@ def save(path: Path, content: dict) -> None:
     """
     if "packed" in content:
         content = {**content, "format": FORMAT, "packed": packing.write(content["packed"])}
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save({"format": 1, "kws": __version__, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path, durable=True) as part:
+        torch.save({"format": 1, "kws": __version__, **content}, part)
 
 
 def find(path: str | Path) -> Path:

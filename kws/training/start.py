@@ -39,7 +39,7 @@ def begin(trainer: Trainer) -> bool:
         say(report.names())
     elif report.reset:
         say(f"  reset: {', '.join(report.reset)}")
-    if report.reset:
+    if not all(name.startswith("classifier.") for name in report.reset):  # of which the known labels' rows were kept
         say("init_overlap=true would copy what is reset as far as the shapes overlap")
     return True
 

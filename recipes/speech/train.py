@@ -12,7 +12,6 @@ alone hears them in noise, in rooms and equalised. OUTPUT takes the windows, and
 import argparse
 import copy
 import glob
-import os
 import time
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from kws.errors import KwsError
 from kws.features import make_options
 from kws.features.extractor import FeatureExtractor
 from kws.features.options import describe
+from kws.files import replacing
 from kws.models import build
 from kws.progress import progress
 from kws.training import checkpoint
@@ -119,8 +119,8 @@ def make(teacher: Teacher, patterns: list[str], folder: Path, files: int) -> Non
         rng = np.random.default_rng(number)
         waves = np.stack([speech.window(rng) for _ in progress(range(FILE), desc=path.name)])
         told = np.concatenate([teacher(batch) for batch in np.split(waves, FILE // BATCH)])
-        np.savez(folder / ".part.npz", waves=waves.astype(np.int16), told=told.astype(np.float16))
-        os.replace(folder / ".part.npz", path)
+        with replacing(path) as part:
+            np.savez(part, waves=waves.astype(np.int16), told=told.astype(np.float16))
 
 
 class Batches(IterableDataset):

@@ -15,7 +15,7 @@ python -m kws.train "$@" "name=$word-first"
 python -m kws.export "checkpoint=$first" "output=$first/$word.onnx" "${decision[@]}"
 python recipes/wake_word/judge.py "$first/$word.onnx" "$first" --mine "$first/mined.jsonl"
 python -m kws.train "$@" "name=$word" "init_from=$first" "data.mined=$first/mined.jsonl" \
-  train.epochs=4 optim.optimizer.lr=0.002 "augment.noise_snr=[-8,22]" augment.crowd_chance=0.35
+  train.epochs=4 optim.optimizer.lr=0.001 "augment.noise_snr=[-8,22]" augment.crowd_chance=0.35
 python -m kws.export "checkpoint=$second" "output=$second/$word.onnx" licence=Apache-2.0 \
   decision.threshold=0.8 "${decision[@]}"
 python recipes/wake_word/judge.py "$second/$word.onnx" "$second"
