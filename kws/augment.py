@@ -33,6 +33,8 @@ class Augment:
         lead_ms: background before a clip at least, where there is room for it: in a stream a word follows something.
         neighbour_chance: clips of `_unknown_` fill what the window has before and after a clip; of a word's clip with
             silence around it the word alone then stays.
+        piece_chance: of the clips of `_unknown_`, how many are the beginning or end of a word instead: three tenths of it
+            to two thirds.
         speed: range of factors on the speed (pitch moves with it).
         gain: range of the level added.
         noise_chance, noise_snr: background at a signal-to-noise ratio drawn from the range.
@@ -51,6 +53,7 @@ class Augment:
     onset_ms: float | None = None
     lead_ms: float = 0.0
     neighbour_chance: float = 0.0
+    piece_chance: float = 0.0
     speed: tuple[float, float] = (1.0, 1.0)
     gain: tuple[float, float] = (0.0, 0.0)
     noise_chance: float = 0.0

@@ -130,6 +130,19 @@ def test_a_word_ends_inside_its_window_and_the_frame_is_told(tmp_path):
     assert len(first) == 5  # any stretch of other speech
 
 
+def test_a_piece_of_a_word_is_not_the_word(tmp_path):
+    data, lengths = dataset(tmp_path, onset_ms=0, piece_chance=1.0), []
+    for epoch in range(20):
+        item = data[(epoch, 1)]
+        assert item["label"] == LABELS.index(UNKNOWN)
+        assert item["ended"] == -1
+        lengths.append(np.count_nonzero(np.abs(item["wave"].numpy()) > 100))
+    assert 0.25 * 6400 < min(lengths) < 0.45 * 6400
+    assert 0.5 * 6400 < max(lengths) < 0.75 * 6400
+    same = dataset(tmp_path, onset_ms=0)  # the word's own clips are as they were
+    assert torch.equal(data[(3, 0)]["wave"], same[(3, 0)]["wave"])
+
+
 def test_other_words_fill_what_is_around_a_word(tmp_path):
     data = dataset(tmp_path, 2000, onset_ms=0, neighbour_chance=1.0)
     for epoch in range(5):

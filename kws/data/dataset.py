@@ -51,6 +51,7 @@ class ClipDataset(Dataset):
         self.augment, self.noise = augment, list(noise)
         self._recordings: dict[Clip, np.ndarray] = {}
         self.spans, self.others = spans, [clip for clip in clips if clip.label == UNKNOWN]
+        self.words = [clip for clip in clips if clip.label not in (UNKNOWN, SILENCE)]
         self.unusable: set[str] = set()  # what was wrong with the files that were left out
 
     def __len__(self) -> int:
@@ -100,7 +101,11 @@ class ClipDataset(Dataset):
 
     def _word(self, clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, int | None]:
         """The window (n,) and, of a word with `spans`, the sample at which it ends there."""
-        wave = self.augment.shape(read_clip(clip, self.rate), rng)
+        pieces = clip.label == UNKNOWN and self.augment.piece_chance and self.words
+        if pieces and rng.random() < self.augment.piece_chance:
+            wave = self._piece(self.words[rng.integers(len(self.words))], rng)
+        else:
+            wave = self.augment.shape(read_clip(clip, self.rate), rng)
         span = word_span(wave, self.rate) if self.spans and clip.label != UNKNOWN else None
         speech = level(wave if span is None else wave[slice(*span)])
         chance = self.augment.neighbour_chance
@@ -118,6 +123,14 @@ class ClipDataset(Dataset):
             noise = self.noise[rng.integers(len(self.noise))]
             wave = mix(wave, self._background(noise, rng), snr, speech)
         return wave * self.augment.loudness(rng), None if span is None else start + span[1]
+
+    def _piece(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
+        """A word's beginning or end, which is not the word."""
+        wave = self.augment.shape(read_clip(clip, self.rate), rng)
+        begin, end = word_span(wave, self.rate)
+        length = max(round((end - begin) * rng.uniform(0.3, 0.66)), 1)
+        fade = np.minimum(np.arange(length, 0, -1) / (0.01 * self.rate), 1).astype(np.float32)  # 10 ms where it is cut
+        return wave[begin:][:length] * fade if rng.random() < 0.5 else wave[:end][-length:] * fade[::-1]
 
     def _placed(self, wave: np.ndarray, rng: np.random.Generator, span: tuple | None, any_stretch: bool):
         """The clip in a window of zeros (n,), and where it begins there."""

@@ -25,7 +25,9 @@ for rung in "${rungs[@]}"; do
     bcresnet-100k) model=(model=bcresnet model.width=3) ;;
     *) echo "no rung $rung" >&2 && exit 2 ;;
   esac
-  "${train[@]}" "name=sc15-$rung" "${model[@]}" "$teachers" train.epochs=50
+  "${train[@]}" "name=sc15-$rung-first" "${model[@]}" "$teachers" train.epochs=50
+  "${train[@]}" "name=sc15-$rung" "${model[@]}" "$teachers" "init_from=runs/sc15-$rung-first" train.epochs=16 \
+    augment=light model.dropout=0 data.synthetic_clips=20 optim.optimizer.lr=0.002
   python -m kws.export "checkpoint=runs/sc15-$rung" "output=runs/sc15-$rung/spotter.onnx" licence=CC-BY-4.0
   python -m kws.evaluate "checkpoint=runs/sc15-$rung/spotter.onnx" data=speech_commands "data.root=$root" \
     data.task=sc15 split=validation "json=runs/sc15-$rung/validation.json"
