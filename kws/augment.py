@@ -33,8 +33,8 @@ class Augment:
         lead_ms: background before a clip at least, where there is room for it: in a stream a word follows something.
         neighbour_chance: clips of `_unknown_` fill what the window has before and after a clip; of a word's clip with
             silence around it the word alone then stays.
-        piece_chance: of the clips of `_unknown_`, how many are the beginning or end of a word instead: three tenths of it
-            to two thirds.
+        piece_chance: of the clips of `_unknown_`, how many are a beginning or end of a word instead: three tenths
+            to two thirds of it.
         speed: range of factors on the speed (pitch moves with it).
         gain: range of the level added.
         noise_chance, noise_snr: background at a signal-to-noise ratio drawn from the range.
