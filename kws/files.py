@@ -23,7 +23,6 @@ def replacing(path: str | Path, shared: bool = False, durable: bool = False) -> 
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    finally:  # there is none where it has taken the place
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise
