@@ -43,41 +43,42 @@ def output_of(pipe: Pipe, timeout: float = TIMEOUT) -> BinaryIO:
 
 def _run(command: str, output: BinaryIO, errors: BinaryIO, timeout: float) -> str:
     """Runs a program to its end; returns what was wrong with it, or nothing."""
-    process, deadline = None, time.monotonic() + timeout
-    try:
-        with _signals_wait():
-            process = subprocess.Popen(
-                command, shell=True, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
-            )
-        while process.returncode is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(min(1.0, max(deadline - time.monotonic(), 0.01)))
-            if sum(os.fstat(file.fileno()).st_size for file in (output, errors)) > MAX_BYTES:
-                return f"wrote more than {MAX_BYTES} bytes and was stopped"
-            if process.returncode is None and time.monotonic() > deadline:
-                return f"did not end within {timeout:g} s and was stopped"
-    finally:
-        if process is not None and process.poll() is None:
-            _stop(process)
+    with _signals_wait() as came:
+        process = subprocess.Popen(
+            command, shell=True, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
+        )
+        deadline = time.monotonic() + timeout
+        try:
+            while process.returncode is None and not came:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(min(0.1, max(deadline - time.monotonic(), 0.01)))
+                if sum(os.fstat(file.fileno()).st_size for file in (output, errors)) > MAX_BYTES:
+                    return f"wrote more than {MAX_BYTES} bytes and was stopped"
+                if process.returncode is None and time.monotonic() > deadline:
+                    return f"did not end within {timeout:g} s and was stopped"
+        finally:
+            if process.poll() is None:
+                _stop(process)
     code = process.returncode
     return f"died of signal {-code}" if code < 0 else f"exited with {code}" if code else ""
 
 
 @contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """What ends this process comes after the block: between the fork and the assignment nobody knows the program."""
-    if threading.current_thread() is not threading.main_thread():  # the others hear no signals
-        yield
-        return
-    came = []
-    handlers = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+def _signals_wait() -> Iterator[list[int]]:
+    """The signals that came and would end this process; they come again when the block is over. An exception in the
+    midst of Popen's own work would leave a program that nobody knows, or a lock that nobody opens."""
+    came, handlers = [], {}
+    if threading.current_thread() is threading.main_thread():  # the others hear no signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                handlers[number] = signal.signal(number, lambda number, _: came.append(number))
     try:
-        yield
+        yield came
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-    for number in came:
-        signal.raise_signal(number)
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _stop(process: subprocess.Popen) -> None:
