@@ -85,6 +85,7 @@ def test_the_runtime_imports_what_its_wheel_holds():
     held = held["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].values()
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert {f"/{name}" for name in held} == set(wheel["exclude"])
+    assert {f"/{name}" for name in wheel["force-include"]} == {*wheel["exclude"], "/conf"}
     for path in FILES:
         name = path.relative_to(ROOT).as_posix()
         if name.startswith(tuple(held)):
