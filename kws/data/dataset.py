@@ -101,11 +101,12 @@ class ClipDataset(Dataset):
 
     def _word(self, clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, int | None]:
         """The window (n,) and, of a word with `spans`, the sample at which it ends there."""
-        pieces = clip.label == UNKNOWN and self.augment.piece_chance and self.words
-        if pieces and rng.random() < self.augment.piece_chance:
-            wave = self._piece(self.words[rng.integers(len(self.words))], rng)
-        else:
-            wave = self.augment.shape(read_clip(clip, self.rate), rng)
+        chance = self.augment.piece_chance
+        piece = clip.label == UNKNOWN and self.words and chance and rng.random() < chance
+        source = self.words[rng.integers(len(self.words))] if piece else clip
+        wave = self.augment.shape(read_clip(source, self.rate), rng)
+        if piece:
+            wave = self._piece(wave, rng)
         span = word_span(wave, self.rate) if self.spans and clip.label != UNKNOWN else None
         speech = level(wave if span is None else wave[slice(*span)])
         chance = self.augment.neighbour_chance
@@ -124,9 +125,8 @@ class ClipDataset(Dataset):
             wave = mix(wave, self._background(noise, rng), snr, speech)
         return wave * self.augment.loudness(rng), None if span is None else start + span[1]
 
-    def _piece(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        """A word's beginning or end, which is not the word."""
-        wave = self.augment.shape(read_clip(clip, self.rate), rng)
+    def _piece(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The beginning or end of the word in a clip (n,), which is not the word."""
         begin, end = word_span(wave, self.rate)
         length = max(round((end - begin) * rng.uniform(0.3, 0.66)), 1)
         fade = np.minimum(np.arange(length, 0, -1) / (0.01 * self.rate), 1).astype(np.float32)  # 10 ms where it is cut
