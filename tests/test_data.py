@@ -1,5 +1,7 @@
 """Augmentation and synthetic words."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -226,3 +228,24 @@ def test_recordings_join_what_is_synthesised(synthetic, tmp_path):
     assert len(rooms["validation"]) == 1
     with pytest.raises(KwsError, match=r"data\.recordings=.*a folder of 'right'"):
         Synthetic(["right"], [str(i) for i in range(20)], tmp_path, ["en"], "en-us", recordings=tmp_path)
+
+
+def test_real_speech_joins_the_other_words(synthetic, tmp_path):
+    _, _, overrides = synthetic
+    (tmp_path / "deep" / "_not_this_").mkdir(parents=True)
+    for name, seconds in (("a.wav", 1.0), ("b.wav", 7.0), ("deep/c.wav", 30.0), ("deep/_not_this_/d.wav", 3.0)):
+        audio.write(tmp_path / name, np.full(round(seconds * RATE), 500.0), RATE)
+    sources = [instantiate(config("train", *overrides, "name=x", *more).data, _convert_="all")
+               for more in ([], [f"data.others=[{tmp_path}]"])]  # fmt: skip
+    found = []
+    for split in ("train", "validation", "test"):
+        alone, joined = ([c for c in source.clips(split) if c.label != "_silence_"] for source in sources)
+        assert joined[: len(alone)] == alone
+        found += joined[len(alone) :]
+    assert {clip.label for clip in found} == {"_unknown_"}
+    lengths = [Path(clip.path).name for clip in found]
+    assert {name: lengths.count(name) for name in set(lengths)} == {"a.wav": 1, "b.wav": 3, "c.wav": 15}
+    with pytest.raises(KwsError, match=r"data\.others is not a folder"):
+        Synthetic(["right"], [str(i) for i in range(20)], tmp_path, ["en"], "en-us", others=["/no"]).clips("train")
+    with pytest.raises(KwsError, match=r"data\.others=/no: expected a list"):
+        Synthetic(["right"], [str(i) for i in range(20)], tmp_path, ["en"], "en-us", others="/no")

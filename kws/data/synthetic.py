@@ -12,6 +12,7 @@ from kws import audio
 from kws.config import check_labels
 from kws.data import near as sounds
 from kws.data.espeak import engine
+from kws.data.others import check_folders, other_speech
 from kws.data.recordings import Recordings
 from kws.data.source import SILENCE, SILENCE_SECONDS, SPLITS, UNKNOWN, Clip, Source, silence_clips
 from kws.data.speaking import Utterance, synthesise, write
@@ -41,6 +42,7 @@ class Synthetic(Source):
         recordings: a folder of takes, as kws.record makes: folders of `words`, of other words, of background. Of each
             word every fifth take validates, whoever speaks, and the others are repeated to be `recordings_share` of its
             training clips (beside those that are synthesised). The test has none.
+        others: folders of real speech in which none of the words is said (`other_speech`); `_unknown_` has all of it.
         accents: espeak-ng languages, `kept_accent` beside them.
         rate, pitch: ranges in words per minute and in espeak's 0 to 99.
         kept_rate, kept_pitch: bands inside these for validation and test alone.
@@ -62,17 +64,18 @@ class Synthetic(Source):
         synthesisers: Iterable[str] = ("espeak",), kokoro: dict | None = None,
         piper: dict | None = None, command: dict | None = None, recordings: str | Path | None = None,
         recordings_share: float = 0.3, near: int = 0, sentences: int = 0, unknown_least: int = 0,
+        others: Iterable[str | Path] = (),
     ):  # fmt: skip
         super().__init__(words, unknown, silence)
         for name, value in (("near", near), ("sentences", sentences), ("unknown_least", unknown_least)):
             if not isinstance(value, int) or value < 0:
                 raise KwsError(f"data.{name}={value}: expected a whole number of at least 0")
-        others = list(check_labels(other_words, "data.other_words"))
+        said = list(check_labels(other_words, "data.other_words"))
         if near:
             share, candidates = -(-near // len(self.words)), sounds.vocabulary()
-            others += [like for word in self.words for like in sounds.near(word, candidates, share)]
-        others += sounds.sentences(sentences, self.words) if sentences else []
-        self.other_words = [word for word in dict.fromkeys(others) if word not in self.words]
+            said += [like for word in self.words for like in sounds.near(word, candidates, share)]
+        said += sounds.sentences(sentences, self.words) if sentences else []
+        self.other_words = [word for word in dict.fromkeys(said) if word not in self.words]
         if unknown and len(self.other_words) < 8:
             raise KwsError(f"data.other_words: {len(self.other_words)} words left for _unknown_; at least 8 are needed")
         self.cache = Path(cache) / f"{int(sample_rate)}"
@@ -103,6 +106,9 @@ class Synthetic(Source):
             raise KwsError("data.synthesisers: of fewer than 3 voices none is left to validate with; add espeak")
         self.takes = None if recordings is None else Recordings(recordings, self.words)
         self.background = self.takes and self.takes.background
+        self.others = check_folders(others, "others")
+        if self.others and not unknown:
+            raise KwsError("data.others is what _unknown_ says: say data.unknown=true")
         self.recordings_share = _positive("data.recordings_share", recordings_share)
 
     @property
@@ -121,10 +127,15 @@ class Synthetic(Source):
         clips = [Clip(str(u.path(self.cache)), label) for label, u in self._utterances(split)]
         if self.takes is not None:
             clips += self.takes.clips(split, self.labels, round(self.recordings_share * self.counts["train"]))
+        clips += self._real_others[split]
         if SILENCE in self.labels:
             count = self._share(self.silence_share, split)
             clips += silence_clips(self.noise(split), count, SILENCE_SECONDS, split)
         return clips
+
+    @functools.cached_property
+    def _real_others(self) -> dict[str, list[Clip]]:
+        return other_speech(self.others)
 
     def noise(self, split: str) -> list[Clip]:
         seconds = self._noise_length(split)

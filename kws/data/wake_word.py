@@ -1,13 +1,11 @@
 """One wake word: a folder of recordings of it, any speech without it, and a synthesiser for more of both."""
 
-import math
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from kws import audio
 from kws.config import check_labels
 from kws.data.manifest import read_manifest
+from kws.data.others import check_folders, other_speech
 from kws.data.source import SPLITS, UNKNOWN, Clip, Source, background_in, hash_split, sound_files, speaker_of
 from kws.data.synthetic import Synthetic
 from kws.errors import KwsError
@@ -38,16 +36,14 @@ class WakeWord(Source):
     ):  # fmt: skip
         if root is None:
             raise KwsError("data.root=FOLDER is missing: the folder of recordings of the word")
-        for name, value in (("others", others), ("background", background)):
-            if isinstance(value, str):
-                raise KwsError(f"data.{name}={value}: expected a list, as in data.{name}=[{value}]")
+        self.others, self.backgrounds = check_folders(others, "others"), check_folders(background, "background")
         self.times = {"word_times": word_times, "long_times": long_times, "mined_times": mined_times}
         for name, value in self.times.items():
             if not isinstance(value, int) or value < 1:
                 raise KwsError(f"data.{name}={value}: expected a whole number of at least 1")
-        if not others and synthetic is None:
+        if not self.others and synthetic is None:
             raise KwsError("data.others is empty and data.synthetic null: nothing says what the word is not")
-        self.root, self.others, self.backgrounds = str(root), [str(f) for f in others], [str(f) for f in background]
+        self.root = str(root)
         self.where = f"{self.root}, split by a hash of the file's name,"
         self.mined, self.cut_seconds, self.synthetic = mined, cut_seconds, None
         (self.word,) = check_labels([word], "data.word")
@@ -80,40 +76,13 @@ class WakeWord(Source):
 
     def listed(self) -> dict[str, list[Clip]]:
         clips = {split: [] for split in SPLITS}
-        for name in sound_files(_folder(self.root, "root")):
+        if not os.path.isdir(self.root):
+            raise KwsError(f"{self.root}: data.root is not a folder")
+        for name in sound_files(self.root):
             clips[hash_split(speaker_of(name))].append(Clip(os.path.join(self.root, name), self.word))
-        for folder in self.others:
-            for path in _below(_folder(folder, "others")):
-                split = hash_split(speaker_of(os.path.relpath(path, folder)))
-                clips[split] += self._cuts(path, split)
-        return clips
-
-    def _cuts(self, path: str, split: str) -> list[Clip]:
-        """A recording of other speech as clips: whole, or evenly spaced stretches; for training the whole, so often."""
-        seconds = audio.duration(path)
-        count = math.floor(seconds / self.cut_seconds)
-        if count < 2:
-            return [Clip(path, UNKNOWN)]
-        if split == "train":
-            return [Clip(path, UNKNOWN)] * (count * self.times["long_times"])
-        return [Clip(path, UNKNOWN, i * self.cut_seconds, (i + 1) * self.cut_seconds) for i in range(count)]
+        spoken = other_speech(self.others, self.cut_seconds, self.times["long_times"])
+        return {split: clips[split] + spoken[split] for split in SPLITS}
 
     def _has_others(self) -> bool:
         return self.synthetic is not None or super()._has_others()
 
-
-def _folder(path: str, option: str) -> str:
-    if not os.path.isdir(path):
-        raise KwsError(f"{path}: data.{option} is not a folder")
-    return path
-
-
-def _below(folder: str) -> list[str]:
-    """Every sound file below a folder, sorted; folders whose names begin with "_" or "." are left out."""
-    found = []
-    for at, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
-        found += [str(Path(at, name)) for name in sorted(names) if Path(name).suffix.lower() in audio.SUFFIXES]
-    if not found:
-        raise KwsError(f"{folder}: no sound files at any depth")
-    return found
