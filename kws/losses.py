@@ -1,6 +1,7 @@
-"""What training minimises. A loss takes a model's logits, target probabilities (batch, classes) and the steps at which
-words have ended (batch,), -1 where no word is, and returns one value a clip (batch,): the trainer divides by the size
-of the global batch. `answer` picks from the same logits what a clip is judged by, (batch, classes)."""
+"""What training minimises. A loss takes a model's logits, target probabilities (batch, classes), the steps at which
+words have ended (batch,), -1 where no word is, and the phones that are said (see `ClipDataset`), and returns one value a
+clip (batch,): the trainer divides by the size of the global batch. `answer` picks from the same logits what a clip is
+judged by, (batch, classes)."""
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 class PerClip:
     """Cross-entropy of a clip's last step."""
 
-    spans = False  # whether it asks where words end
+    spans = spells = False  # whether it asks where words end; and which phones are said
     alike = ()  # classes of which any is as right as another
 
     def __init__(self, labels: list[str], step_ms: float):
@@ -35,7 +36,7 @@ class PerClip:
     def answer(self, logits: Tensor) -> Tensor:
         return logits
 
-    def __call__(self, logits: Tensor, target: Tensor, ended: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, target: Tensor, ended: Tensor, said: Tensor | None = None) -> Tensor:
         return cross_entropy(logits, target)
 
 
@@ -51,7 +52,7 @@ class PerStep:
         KwsError: there is no label but words.
     """
 
-    spans = True
+    spans, spells = True, False
 
     def __init__(self, labels: list[str], step_ms: float, tail_ms: float = 400.0, guard_ms: float = 100.0):
         self.words = [i for i, label in enumerate(labels) if not label.startswith("_")]
@@ -67,7 +68,7 @@ class PerStep:
         sure = logits.float().log_softmax(dim=2)[..., self.words].amax(dim=2)
         return _at(logits, sure.argmax(dim=1))
 
-    def __call__(self, logits: Tensor, target: Tensor, ended: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, target: Tensor, ended: Tensor, said: Tensor | None = None) -> Tensor:
         n, steps, _ = logits.shape
         after, before, elsewhere = self._places(ended, steps)
         own = cross_entropy(logits.flatten(0, 1), target.repeat_interleave(steps, 0)).view(n, steps)
@@ -95,7 +96,7 @@ class MaxPool(PerStep):
     end, the one most sure of any word is to be no word's.
     """
 
-    def __call__(self, logits: Tensor, target: Tensor, ended: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, target: Tensor, ended: Tensor, said: Tensor | None = None) -> Tensor:
         after, before, elsewhere = self._places(ended, logits.shape[1])
         logs = logits.detach().float().log_softmax(dim=2)
         own = logs.gather(2, target.argmax(dim=1)[:, None, None].expand(-1, logs.shape[1], 1))[..., 0]
@@ -103,6 +104,36 @@ class MaxPool(PerStep):
         chosen = sure.masked_fill(~(after | elsewhere), -torch.inf).argmax(dim=1)
         guard = -self._no_word(logits).masked_fill(~before, 0).amin(dim=1)
         return cross_entropy(_at(logits, chosen), target) + guard
+
+
+class Ctc(MaxPool):
+    """`MaxPool` of the labels, and beside it connectionist temporal classification of the phones (Graves et al. 2006,
+    "Connectionist Temporal Classification", equation 14), by the mean over a clip's phones. It trains a model with a
+    speller.
+
+    Of clips of which it is not known what is said in their window only the labels count.
+    """
+
+    spells = True
+
+    def logits(self, model: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        """Of the labels, and in training of the phones."""
+        return model.phones(frames) if model.training else model(frames)
+
+    def answer(self, logits: tuple[Tensor, Tensor] | Tensor) -> Tensor:
+        return super().answer(logits[0] if isinstance(logits, tuple) else logits)
+
+    def __call__(self, logits, target: Tensor, ended: Tensor, said: Tensor | None = None) -> Tensor:
+        if not isinstance(logits, tuple):
+            return super().__call__(logits, target, ended)
+        labels, phones = logits
+        known, counts = (said >= -1).all(dim=1), (said >= 0).sum(dim=1)
+        steps = torch.full_like(counts, phones.shape[1])
+        value = F.ctc_loss(
+            phones.float().log_softmax(dim=2).transpose(0, 1), said.clamp(min=0), steps, counts * known,
+            reduction="none", zero_infinity=True,
+        )  # fmt: skip
+        return super().__call__(labels, target, ended) + known * value / counts.clamp(min=1)
 
 
 def _at(logits: Tensor, step: Tensor) -> Tensor:

@@ -76,6 +76,8 @@ def _axes(model: AcousticModel) -> dict[str, Axes]:
     Raises:
         KwsError: a block of another kind.
     """
+    if model.speller is not None:
+        raise KwsError("method=channels: this model spells; train it with model.speller=null, or try another method")
     axes: dict[str, Axes] = {}
 
     def layer(name: str, module: ConvNorm | Linear, given: Group | None, out: Group | None) -> None:

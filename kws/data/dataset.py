@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -32,12 +32,14 @@ class ClipDataset(Dataset):
         noise: recordings to add to clips and to fill `_silence_` with.
         snr: add noise at this ratio in dB to every clip; None leaves it to `augment`.
         spans: find where words end in their clips: "ended" is the frame in which that is, and -1 where no word is.
+        spell: what is said to the columns of its phones: "said" has them, then -1; -2 throughout where what is said in
+            the window is not known.
     """
 
     def __init__(
         self, clips: Sequence[Clip], labels: Sequence[str], extractor: FeatureExtractor, window_ms: float,
         augment: Augment = NO_CHANGE, noise: Sequence[Clip] = (), snr: float | None = None, seed: int = 0,
-        spans: bool = False,
+        spans: bool = False, spell: Callable[[str], list[int]] | None = None,
     ):  # fmt: skip
         self.clips, self.extractor, self.seed, self.snr = list(clips), extractor, seed, snr
         self.rate = int(extractor.options.sample_frequency)
@@ -52,6 +54,9 @@ class ClipDataset(Dataset):
         self._recordings: dict[Clip, np.ndarray] = {}
         self.spans, self.others = spans, [clip for clip in clips if clip.label == UNKNOWN]
         self.words = [clip for clip in clips if clip.label not in (UNKNOWN, SILENCE)]
+        texts = {clip.said for clip in clips if spell and clip.said is not None}
+        self.spelt = {text: torch.tensor(spell(text), dtype=torch.long) for text in texts}
+        self.longest = max(map(len, self.spelt.values()), default=0)
         self.unusable: set[str] = set()  # what was wrong with the files that were left out
 
     def __len__(self) -> int:
@@ -61,7 +66,8 @@ class ClipDataset(Dataset):
         epoch, index = key
         clip, rng = self.clips[index], np.random.default_rng([self.seed, epoch, index])
         try:
-            wave, end = (self._background(clip, rng), None) if clip.label == SILENCE else self._word(clip, rng)
+            silent = clip.label == SILENCE
+            wave, end, said = (self._background(clip, rng), None, None) if silent else self._word(clip, rng)
         except audio.AudioError as error:
             return error  # told where the user reads it, not inside a worker
         wave = self.augment.transmit(wave, self.rate, rng)
@@ -69,8 +75,14 @@ class ClipDataset(Dataset):
         label = self.labels[clip.label]
         return {
             "wave": torch.from_numpy(wave), "label": label, "ended": self._frame(end), "masks": self._masks(rng),
-            "utterance": drawn,
+            "utterance": drawn, "said": self._spelt(said),
         }  # fmt: skip
+
+    def _spelt(self, said: str | None) -> torch.Tensor:
+        if said not in self.spelt:
+            return torch.full((self.longest,), -2)
+        phones = self.spelt[said]
+        return torch.cat([phones, torch.full((self.longest - len(phones),), -1)])
 
     def _frame(self, end: int | None) -> int:
         """The first frame that has heard all before sample `end`; -1 for none."""
@@ -82,9 +94,9 @@ class ClipDataset(Dataset):
         return torch.from_numpy(self.augment.masks(self.n_frames, options.dim, options.frame_shift, rng))
 
     def collate(self, items: list) -> dict:
-        """A batch of the items that could be read: "frames" (batch, frames, dim), "label", "ended", "masks"; and what
-        was wrong with the rest ("errors"). No items (a process without a share of a short batch) give tensors of batch
-        0."""
+        """A batch of the items that could be read: "frames" (batch, frames, dim), "label", "ended", "masks", "said"; and
+        what was wrong with the rest ("errors"). No items (a process without a share of a short batch) give tensors of
+        batch 0."""
         errors = [str(item) for item in items if isinstance(item, audio.AudioError)]
         items = [item for item in items if not isinstance(item, audio.AudioError)]
         if items:
@@ -94,13 +106,14 @@ class ClipDataset(Dataset):
             none = torch.zeros(0, dtype=torch.long)
             batch = {"wave": torch.zeros(0, self.window), "label": none, "ended": none, "utterance": none}
             batch["masks"] = torch.zeros(0, masks, 3, dtype=torch.long)
+            batch["said"] = torch.zeros(0, self.longest, dtype=torch.long)
         with torch.no_grad():
             state = self.extractor.initial_state(len(batch["label"]), batch.pop("utterance").tolist())
             frames, _ = self.extractor.stream(batch.pop("wave"), state, flush=True)
         return {"frames": frames, **batch, "errors": errors}
 
-    def _word(self, clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, int | None]:
-        """The window (n,) and, of a word with `spans`, the sample at which it ends there."""
+    def _word(self, clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, int | None, str | None]:
+        """The window (n,), of a word with `spans` the sample at which it ends there, and all that is said in it."""
         chance = self.augment.piece_chance
         piece = clip.label == UNKNOWN and self.words and chance and rng.random() < chance
         source = self.words[rng.integers(len(self.words))] if piece else clip
@@ -113,7 +126,9 @@ class ClipDataset(Dataset):
         alone = not (chance and self.others and rng.random() < chance)
         if span is not None and not alone:  # the neighbours speak where silence was
             wave, span = wave[slice(*span)], (0, span[1] - span[0])
+        first, last = span or (0, len(wave))
         wave, start = self._placed(wave, rng, span, clip.label == UNKNOWN)
+        whole = alone and not piece and start + first >= 0 and start + last <= self.window
         if not alone:
             self._neighbours(wave, speech, rng)
         wave = self.augment.filter(wave, self.rate, rng)
@@ -123,7 +138,8 @@ class ClipDataset(Dataset):
         elif snr is not None and self.noise:
             noise = self.noise[rng.integers(len(self.noise))]
             wave = mix(wave, self._background(noise, rng), snr, speech)
-        return wave * self.augment.loudness(rng), None if span is None else start + span[1]
+        ended = None if span is None else start + span[1]
+        return wave * self.augment.loudness(rng), ended, clip.said if whole else None
 
     def _piece(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The beginning or end of the word in a clip (n,), which is not the word."""

@@ -23,12 +23,18 @@ SILENCE_SECONDS = 1.0  # length of a clip of silence that is not for training
 
 @dataclass(frozen=True)
 class Clip:
-    """A labelled stretch of a sound file: `start` to `end` in seconds, to the file's end where `end` is None."""
+    """A labelled stretch of a sound file: `start` to `end` in seconds, to the file's end where `end` is None. `text` is
+    what is said in it, where that is known and is not the label."""
 
     path: str
     label: str
     start: float = 0.0
     end: float | None = None
+    text: str | None = None
+
+    @property
+    def said(self) -> str | None:
+        return self.label if self.text is None and not self.label.startswith("_") else self.text
 
 
 class Source:
@@ -90,7 +96,7 @@ class Source:
             others = [clip for clip in listed if clip.label not in words and clip.label != SILENCE]
             if self.unknown_share is not None:
                 others = _subset(others, _count(self.unknown_share, n_words))
-            chosen += [Clip(clip.path, UNKNOWN, clip.start, clip.end) for clip in others]
+            chosen += [Clip(clip.path, UNKNOWN, clip.start, clip.end, clip.said) for clip in others]
         if SILENCE in self.labels:
             silent = [clip for clip in listed if clip.label == SILENCE]
             count = _count(self.silence_share, n_words) - len(silent)

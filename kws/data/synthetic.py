@@ -124,7 +124,7 @@ class Synthetic(Source):
             self._make_noise(split)
 
     def clips(self, split: str) -> list[Clip]:
-        clips = [Clip(str(u.path(self.cache)), label) for label, u in self._utterances(split)]
+        clips = [Clip(str(u.path(self.cache)), label, text=u.text) for label, u in self._utterances(split)]
         if self.takes is not None:
             clips += self.takes.clips(split, self.labels, round(self.recordings_share * self.counts["train"]))
         clips += self._real_others[split]

@@ -19,7 +19,8 @@ from kws.streaming import Stream, WindowedMean
 
 
 class Step(nn.Module):
-    """Normalised frames and a stream's slots to what classes add to the mean, and the next slots.
+    """Normalised frames and a stream's slots to what classes add to the mean, what the speller adds after it (or
+    nothing), and the next slots.
 
     The classifier stands before the mean over the last window, which commutes: its few outputs are what is remembered.
     """
@@ -28,16 +29,17 @@ class Step(nn.Module):
         super().__init__()
         if type(model.pool) is not WindowedMean:
             raise TypeError(f"{type(model.pool).__name__} in the place of the mean over the last window")
-        self.blocks, self.planar = model.blocks, model.planar
+        self.model = model
         self.weight = torch.cat([model.classifier.weight, torch.zeros_like(model.classifier.weight[:1])])
         self.bias = torch.cat([model.classifier.bias, torch.ones(1)])
 
-    def forward(self, frames: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """frames (1, n, dim) to scores (1, steps, classes + 1): the last is 1, which counts steps."""
+    def forward(self, frames: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """frames (1, n, dim) to scores (1, steps, classes + 1), of which the last is 1, which counts steps."""
         x = frames.transpose(1, 2)
         stream = Stream(state)
-        x = self.blocks(x[:, None] if self.planar else x[:, :, None], stream)
-        return F.linear(x.mean(dim=2).transpose(1, 2), self.weight, self.bias), stream.finish()
+        heard, x = self.model.maps(x[:, None] if self.model.planar else x[:, :, None], stream)
+        spelt = [] if self.model.speller is None else [self.model.speller(heard, stream)]
+        return F.linear(x.mean(dim=2).transpose(1, 2), self.weight, self.bias), spelt, stream.finish()
 
 
 @dataclass
@@ -102,7 +104,7 @@ def _assemble(graph, model, options, n_frames, watched, program, state, orders, 
     frames = add_frontend(graph, samples, n_frames, options, mean, std, CLIP)
     frames = graph.add(frames, (n_frames, model.n_features))[None]
     results = Lowering(graph).run(program, [frames, *(slots[name] for name in state)])
-    scores, after = torch.utils._pytree.tree_unflatten(results, program.call_spec.out_spec)
+    scores, spelt, after = torch.utils._pytree.tree_unflatten(results, program.call_spec.out_spec)
     kept |= {name: int(np.isin(places, slots[name]).sum() / places[..., :1].size) for name, places in after.items()}
     for name, places in after.items():  # in the next pass its channels will lie as those that it is joined with
         if places.ndim == 4 and places.shape[2] == 1:
@@ -113,7 +115,10 @@ def _assemble(graph, model, options, n_frames, watched, program, state, orders, 
     band = ((offset >= 0) & (offset < window)).astype(np.float32)
     sums = graph.node("MatMul", graph.constant(band if batched else band[None]), graph.get(seen))
     sums, counts = graph.node("Split", sums, graph.integers(classes, 1), outputs=2, axis=-1)
-    probabilities = graph.node("Softmax", graph.node("Div", sums, counts), axis=-1)
+    logits = graph.node("Div", sums, counts)
+    for added in spelt:
+        logits = graph.node("Add", logits, graph.get(added[0]))
+    probabilities = graph.node("Softmax", logits, axis=-1)
     outputs["probabilities"] = probabilities, [*streams, steps, classes]
     for name, members in groups.items():
         outputs[f"next_{name}"] = graph.get(members.written(after, orders)), inputs[name]

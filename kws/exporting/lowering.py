@@ -134,6 +134,10 @@ class Lowering(Layers):
             x, other = (a, b) if isinstance(a, np.ndarray) else (b, a)
             value = np.asarray(other.detach().numpy() if isinstance(other, Tensor) else other, np.float32)
             shape = np.broadcast_shapes(x.shape, value.shape)
+            if x.size < np.prod(shape) and x.ndim == len(shape) > value.ndim:  # ONNX repeats what is not constant
+                names = [self.graph.get(x[0]), self.graph.constant(value)]
+                name = self.graph.node(op, *(names if x is a else reversed(names)))
+                return self.graph.add(name, shape[1:]).reshape(shape)
             x = np.broadcast_to(x, shape)
             held = natural(self.graph, x)
             at = positions(x, held)

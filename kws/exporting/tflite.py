@@ -45,6 +45,8 @@ class Step(nn.Module):
         super().__init__()
         if type(model.pool) is not WindowedMean:
             raise KwsError(f"{type(model.pool).__name__} in the place of the mean over the last window")
+        if model.speller is not None:
+            raise KwsError("a model that spells has no form in tflite: train it with model.speller=null")
         weight, bias = model.classifier.weight, model.classifier.bias
         if word is not None:
             others = [i for i in range(len(bias)) if i != word]

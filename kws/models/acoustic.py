@@ -1,9 +1,12 @@
 """The frame every model shares: input normalisation, blocks, mean over the last second, classifier."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from kws.blocks.base import concat
+from kws.models.speller import Speller
 from kws.streaming import Chain, State, Stream, WindowedMean, initial_state, prepare
 
 CLIP = 5.0  # standard deviations: digital silence lies at log(2^-23), far below any sound that was normalised
@@ -13,10 +16,17 @@ class Rows(Chain):
     """The blocks of a table, one after the other; a block that takes `source` is given the model's input too."""
 
     def forward(self, x: Tensor, stream: Stream | None = None, source: Tensor | None = None) -> Tensor:
+        for x in self.walk(x, stream, source):
+            pass
+        return x
+
+    def walk(self, x: Tensor, stream: Stream | None = None, source: Tensor | None = None) -> Iterator[Tensor]:
+        """The map before the first block, and after each."""
         source = x if source is None else source
+        yield x
         for block in self:
             x = block(x, stream, source) if getattr(block, "source", None) else block(x, stream)
-        return x
+            yield x
 
 
 class Parallel(nn.Module):
@@ -36,13 +46,16 @@ class Parallel(nn.Module):
 class AcousticModel(nn.Module):
     """Frames (batch, frames, dim) to logits (batch, steps, classes), a step every `stride` frames.
 
+    With a `speller`, which hears the map after the first `after` blocks, logits are what the classifier says and what
+    the speller adds; in training, the classifier's alone.
+
     `mean` and `std` (dim,) normalise the input, so that zero means average, which is also the past before a
     stream begins. They are weights: what was trained is what listens.
     """
 
     def __init__(
         self, blocks: Chain, n_features: int, channels: int, n_classes: int, planar: bool, stride: int, window: int,
-        dropout: float,
+        dropout: float, speller: Speller | None = None, after: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.planar, self.stride, self.n_features = planar, stride, n_features
@@ -52,6 +65,7 @@ class AcousticModel(nn.Module):
         self.pool = WindowedMean(channels, window)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, n_classes)
+        self.speller, self.after = speller, after
         prepare(self, torch.zeros(1, stride, n_features))
 
     def normalise_by(self, frames: Tensor) -> None:
@@ -59,15 +73,29 @@ class AcousticModel(nn.Module):
         self.mean.copy_(frames.mean(dim=0))
         self.std.copy_(frames.std(dim=0).clamp(min=1e-3))
 
-    def _embed(self, frames: Tensor, stream: Stream | None) -> Tensor:
-        """Frames (batch, frames, dim) to the blocks' output (batch, channels, bands, steps)."""
+    def _embed(self, frames: Tensor, stream: Stream | None) -> tuple[Tensor, Tensor]:
+        """Frames (batch, frames, dim) to the map that the speller hears, and the blocks' output, each (batch, channels,
+        bands, steps)."""
         x = ((frames - self.mean) / self.std).clamp(-CLIP, CLIP).transpose(1, 2)
         x = x[:, None] if self.planar else x[:, :, None]
-        return self.blocks(x.contiguous(memory_format=torch.channels_last), stream)
+        return self.maps(x.contiguous(memory_format=torch.channels_last), stream)
+
+    def maps(self, x: Tensor, stream: Stream | None) -> tuple[Tensor, Tensor]:
+        """Of the blocks' input what is behind the first `after`, and behind all."""
+        for i, x in enumerate(self.blocks.walk(x, stream)):
+            heard = x if i <= self.after else heard
+        return heard, x
 
     def _logits(self, frames: Tensor, stream: Stream | None) -> Tensor:
-        x = self.pool(self._embed(frames, stream), stream)
-        return self.classifier(self.dropout(x[:, :, 0].transpose(1, 2)))
+        heard, x = self._embed(frames, stream)
+        logits = self.classifier(self.dropout(self.pool(x, stream)[:, :, 0].transpose(1, 2)))
+        return logits if self.speller is None or self.training else logits + self.speller(heard, stream)
+
+    def phones(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole utterances, for training: what `forward` gives, and the speller's logits (batch, steps, 1 + phones)."""
+        heard, x = self._embed(frames, None)
+        logits = self.classifier(self.dropout(self.pool(x)[:, :, 0].transpose(1, 2)))
+        return logits, self.speller.logits(heard)[:, :, 0].transpose(1, 2)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Whole utterances: logits (batch, frames // stride, classes). Frames after an utterance's end change nothing
@@ -96,7 +124,7 @@ class AcousticModel(nn.Module):
 
         What `forward` gives there, without the steps before.
         """
-        x = self._embed(frames, None).mean(dim=2)
+        x = self._embed(frames, None)[1].mean(dim=2)
         if n_frames is None:
             x = x[:, :, -self.pool.window :].mean(dim=2)
         else:

@@ -10,6 +10,7 @@ from torch import Tensor
 from kws.blocks import kinds
 from kws.blocks.base import Block, Excitation, round_channels
 from kws.models.acoustic import AcousticModel, Parallel, Rows
+from kws.models.speller import Speller
 from kws.models.table import Row, Scale, TableError, flat, read, total_stride
 
 _OF_THE_BUILDER = {"c_in", "act", "window", "source", "bands"}  # arguments of blocks that a row does not write
@@ -120,6 +121,7 @@ def build(
     window_ms: float = 1000.0,
     dropout: float = 0.1,
     shift_ms: float = 10.0,
+    speller: dict | None = None,
     **scale,
 ) -> AcousticModel:
     """Builds a table's model.
@@ -130,6 +132,8 @@ def build(
         form: "temporal" takes the features as channels of one band; "planar" is a map of time × frequency.
         window_ms: span of the mean before the classifier, and of squeeze-excitation's.
         shift_ms: from one frame to the next.
+        speller: what a `Speller` is made of, `after`: so many blocks, and `table`: its layers over their output; none is
+            made where no label is `spoken`.
         scale: width, depth and conventions, as in `Scale`.
 
     Raises:
@@ -145,13 +149,31 @@ def build(
         return steps(window_ms, shift_ms * stride)
 
     blocks = assemble(rows, example, scale, window)
+    spells = _spells(blocks, example, scale, shift_ms * stride, **speller) if speller and any(speller["spoken"]) else None
     with torch.no_grad():
         channels = blocks.eval()(example).shape[1]
     pooled = any(row.kind == "pool" for row in flat(rows))  # the table says itself where its mean stands
     return AcousticModel(
         blocks.train(), n_features, channels, n_classes, form == "planar", stride, 1 if pooled else window(stride),
-        dropout,
+        dropout, spells, speller["after"] if spells else 0,
     )  # fmt: skip
+
+
+def _spells(
+    blocks: Rows, example: Tensor, scale: Scale, step_ms: float, after: int, table: Iterable[str], **settings
+) -> Speller:
+    """The speller behind the first `after` of the blocks."""
+    rows = read(table)
+    with torch.no_grad():
+        heard = blocks.eval()[:after](example)
+        if heard.shape[2:] != (1, 1) or total_stride(rows)[0] > 1:
+            raise TableError(f"speller.after={after}: it hears one band in the model's own steps, so after all strides")
+        layers = assemble(rows, heard, scale)
+        channels = layers.eval()(heard).shape[1]
+    try:
+        return Speller(layers, channels, step_ms=step_ms, **settings).train()
+    except ValueError as error:
+        raise TableError(f"speller: {error}") from None
 
 
 def steps(window_ms: float, step_ms: float) -> int:

@@ -27,9 +27,10 @@ def begin(trainer: Trainer) -> bool:
     report = checkpoint.fit(
         saved["ema"] or saved["model"], trainer.model, saved["labels"], trainer.labels, trainer.cfg.init_overlap
     )
-    if astray := [name for name in trainer.frozen.state_dict() if f"blocks.{name}" not in report.kept]:
+    stays = [f"blocks.{name}" for name in trainer.frozen.state_dict()] + trainer.speller_stays()
+    if astray := [name for name in stays if name not in report.kept]:
         raise KwsError(f"train.frozen={trainer.cfg.train.frozen}: {trainer.cfg.init_from} has no weights of these"
-                       f" shapes for {', '.join(f'blocks.{name}' for name in astray[:4])}")  # fmt: skip
+                       f" shapes for {', '.join(astray[:4])}")  # fmt: skip
     if trainer.ema is not None:
         trainer.ema.load_state_dict(trainer.model.state_dict())
     if saved["features"] != trainer.features:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ from kws import losses
 from kws.augment import Augment, mask
 from kws.compression import Method, Structure
 from kws.data.dataset import Batches, ClipDataset, load
+from kws.data.near import phonemes
 from kws.data.source import Source
 from kws.errors import KwsError
 from kws.features import describe, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.metrics import accuracy
 from kws.models.cost import cost
+from kws.models.speller import spell
 from kws.progress import progress
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
@@ -82,16 +85,18 @@ class Trainer:
             self.source.prepare()
         distributed.barrier()
         self.data = {}
-        spans = get_class(cfg.loss["_target_"]).spans
+        loss = get_class(cfg.loss["_target_"])
+        spans = loss.spans
         if spans and c.mixup:
             raise KwsError("train.mixup: this loss asks where a word ends, which a mixture does not say")
         if spans and c.teachers:
             raise KwsError("train.teachers: this loss asks for every step, teachers answer a clip: say loss=clip")
+        spells = self._spelling(loss)
         for split in ("train", "validation"):
             augment = instantiate(cfg.augment, _convert_="all") if split == "train" else Augment()
             self.data[split] = ClipDataset(
                 self.source.clips(split), self.labels, extractor, c.window_ms, augment,
-                self.source.noise(split), seed=cfg.seed, spans=spans,
+                self.source.noise(split), seed=cfg.seed, spans=spans, spell=spells if loss.spells else None,
             )  # fmt: skip
             if not len(self.data[split]):
                 raise KwsError(f"data has no {split} clips")
@@ -116,6 +121,28 @@ class Trainer:
         self.step, self.best, self.waited, self.signal = 0, {}, 0, None
         self.log: RunLog | None = None
 
+    def _spelling(self, loss: type[losses.PerClip]) -> Callable[[str], list[int]] | None:
+        """Tells the model's speller how the labels are said; what spells other texts."""
+        speller = self.cfg.model.get("speller")
+        if speller is None or not loss.spans:
+            if loss.spells:
+                raise KwsError("loss=ctc trains a model that spells: say model=speech")
+            return None
+        if not loss.spells and self.cfg.train.frozen < speller.after:
+            raise KwsError(f"model.speller hears the first {speller.after} blocks, which this loss would train without"
+                           f" it: say loss=ctc, train.frozen={speller.after} or model.speller=null")  # fmt: skip
+        speller.spoken = ["" if label.startswith("_") else phonemes(label) for label in self.labels]
+
+        def spells(text: str) -> list[int]:
+            try:
+                return spell(phonemes(text), speller.phones)
+            except ValueError as error:
+                raise KwsError(f"model.speller.phones: {text!r}: {error}") from None
+
+        for word in self.source.words:
+            spells(word)
+        return spells
+
     def _freeze(self, count: int) -> torch.nn.Module:
         """The first blocks, which stay as another checkpoint has them."""
         if count and not self.cfg.init_from:
@@ -123,6 +150,12 @@ class Trainer:
         if count > len(self.model.blocks):
             raise KwsError(f"train.frozen={count}: the model has {len(self.model.blocks)} blocks")
         return self.model.blocks[:count].requires_grad_(False)
+
+    def speller_stays(self) -> list[str]:
+        """Names of the speller's weights, where this loss does not train them."""
+        if self.model.speller is None or self.loss.spells:
+            return []
+        return [f"speller.{name}" for name in self.model.speller.state_dict()]
 
     def normalise(self) -> None:
         """Mean and deviation of the frames of the first training batches, as augmentation leaves them."""
@@ -219,7 +252,7 @@ class Trainer:
         with self.method.within(self.model, self.step / self.total_steps):
             with torch.autocast(self.device, torch.bfloat16, enabled=c.precision == "bf16"):
                 logits = self.loss.logits(self.model, frames)
-            loss = self.loss(logits, target, ended).sum() / count
+            loss = self.loss(logits, target, ended, batch["said"].to(self.device)).sum() / count
             loss.backward()
         distributed.sum_gradients(self.model)
         if c.clip_norm:
