@@ -117,7 +117,7 @@ def test_words_alone_are_moved_and_only_when_listening():
         added = model(frames)
         assert (added[..., 1] == 0).all()
         assert (added[..., 0] != 0).all()
-        assert (added[..., [0, 2]] >= 1.3 - WORST).all()
+        assert (added[..., [0, 2]] >= 3.0 - WORST - 1e-5).all()
         doubled = spelling(weight=2.0)
         doubled.load_state_dict(model.state_dict())
         torch.testing.assert_close(doubled.eval()(frames), 2 * added)
@@ -215,9 +215,9 @@ def test_what_cannot_be_spelt_is_named(tmp_path):
     assert spelling(spoken=["", "", ""]).speller is None
     given = ["data=synthetic", f"data.cache={tmp_path}", "data.words=[left]", "name=x", f"runs={tmp_path}"]
     for more, reason in [
-        (["model=ghost", "loss=ctc"], "loss=ctc trains a model that spells: say model=speech"),
-        (["model=speech", "loss=max_pool"], r"hears the first 11 blocks.* train\.frozen=11 or model\.speller=null"),
-        (["model=speech", "loss=ctc", "model.speller.phones=abc"], r"model\.speller\.phones: 'left': 'lEft' is said with"),
+        (["model=ghost", "loss=ctc"], "loss=ctc trains a model that spells: say model=speech_phones"),
+        (["model=speech_phones", "loss=max_pool"], r"hears the first 11 blocks.* train\.frozen=11 or another model"),
+        (["model=speech_phones", "loss=ctc", "model.speller.phones=abc"], r"model\.speller\.phones: 'left': 'lEft' is said with"),
     ]:  # fmt: skip
         with pytest.raises(KwsError, match=reason):
             Trainer(config("train", *given, *more), tmp_path)
@@ -231,7 +231,7 @@ def test_the_speller_of_the_box_knows_phones_of_words_it_never_heard():
     from kws.training import checkpoint
 
     saved = checkpoint.load(find("speech", ".pt"))
-    cfg = config("train", "experiment=text", "data.words=[x]")
+    cfg = config("train", "experiment=text_wake_word", "data.words=[x]")
     words = ["aurora", "marmalade", "telephone"]
     cfg.model.speller.spoken = [phonemes(word) for word in words]
     options = make_options(**saved["features"])
@@ -245,12 +245,11 @@ def test_the_speller_of_the_box_knows_phones_of_words_it_never_heard():
         wave = np.concatenate([np.zeros(RATE // 2), wave, np.zeros(RATE // 2)]).astype(np.float32)
         with torch.no_grad():
             scores = model(FeatureExtractor(options)(torch.from_numpy(wave)[None])[0])[0].amax(dim=0)
-        assert scores.argmax() == i, word
-        assert scores[i] > 0 > scores[[j for j in range(3) if j != i]].max(), word
+        assert scores[i] > scores[[j for j in range(3) if j != i]].max() + 0.7, (word, scores)
 
 
 def test_a_speller_takes_what_its_yaml_says():
-    speller = {**config("train", "model=speech").model.speller, "spoken": ["a"]}
+    speller = {**config("train", "model=speech_phones").model.speller, "spoken": ["a"]}
     for key in ("after", "table"):
         del speller[key]
     assert isinstance(Speller(torch.nn.Identity(), 4, step_ms=20.0, **speller), Speller)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kws.streaming import CausalConv, CausalPool, Stateful, Stream
 
-SURPRISE = 12.0  # nats; a phone is never less likely than the likeliest than by this
+SURPRISE = 6.0  # nats; a phone is never less likely than the likeliest than by this
 WORST = 4.0  # nats a phone; what agrees less is all the same
 UNBEGUN = -60.0  # the score of a word's place that nothing has reached
 IMPOSSIBLE = -1e4
@@ -95,7 +95,7 @@ class Speller(nn.Module):
 
     def __init__(
         self, rows: nn.Module, channels: int, phones: str, spoken: list[str], step_ms: float, weight: float = 1.0,
-        neutral: float = -1.3, hold_ms: float = 320.0,
+        neutral: float = -3.0, hold_ms: float = 320.0,
     ):  # fmt: skip
         super().__init__()
         self.rows, self.phones = rows, phones

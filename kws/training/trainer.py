@@ -126,11 +126,11 @@ class Trainer:
         speller = self.cfg.model.get("speller")
         if speller is None or not loss.spans:
             if loss.spells:
-                raise KwsError("loss=ctc trains a model that spells: say model=speech")
+                raise KwsError("loss=ctc trains a model that spells: say model=speech_phones")
             return None
         if not loss.spells and self.cfg.train.frozen < speller.after:
             raise KwsError(f"model.speller hears the first {speller.after} blocks, which this loss would train without"
-                           f" it: say loss=ctc, train.frozen={speller.after} or model.speller=null")  # fmt: skip
+                           f" it: say loss=ctc, train.frozen={speller.after} or another model")  # fmt: skip
         speller.spoken = ["" if label.startswith("_") else phonemes(label) for label in self.labels]
 
         def spells(text: str) -> list[int]:
