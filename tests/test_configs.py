@@ -80,7 +80,8 @@ def test_augmentations(corpus, tmp_path, name):
 
 @pytest.mark.parametrize("name", yamls("loss"))
 def test_losses(corpus, tmp_path, name):
-    one_step([*tiny(corpus), f"loss={name}", *["model=speech_phones"] * (name == "ctc")], tmp_path / "run")
+    spelling = ["model=speech_phones", "model.form=temporal", "model.speller.after=2", "model.speller.table=[conv_k3_c8]"]
+    one_step([*tiny(corpus), f"loss={name}", *spelling * (name == "ctc")], tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", yamls("optim"))
