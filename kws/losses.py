@@ -1,6 +1,6 @@
 """What training minimises. A loss takes a model's logits, target probabilities (batch, classes), the steps at which
-words have ended (batch,), -1 where no word is, and the phones that are said (see `ClipDataset`), and returns one value a
-clip (batch,): the trainer divides by the size of the global batch. `answer` picks from the same logits what a clip is
+words have ended (batch,), -1 where no word is, and the phones that are said (see `ClipDataset`); it returns one value
+a clip (batch,): the trainer divides by the size of the global batch. `answer` picks from the same logits what a clip is
 judged by, (batch, classes)."""
 
 import torch

@@ -123,7 +123,8 @@ def test_what_is_stored_comes_back_the_same_bits(method, weight):
             assert error <= 1e-7 * largest
     elif isinstance(method, Linear) and method.range == "max":
         step = back.parameters["scale"].double().max().item()
-        assert error <= 0.5001 * step + (0.5 * step if not method.symmetric else 0) + 1e-6 * largest
+        rounded = 2.0 ** (method.bits - 149)  # what so many steps lose where float32 has no nearer one
+        assert error <= 0.5001 * step + (0.5 * step if not method.symmetric else 0) + 1e-6 * largest + rounded
     elif isinstance(method, Log):
         mantissa, _ = torch.frexp(value.double())
         assert ((mantissa.abs() == 0.5) | (value == 0)).all()

@@ -94,9 +94,9 @@ class ClipDataset(Dataset):
         return torch.from_numpy(self.augment.masks(self.n_frames, options.dim, options.frame_shift, rng))
 
     def collate(self, items: list) -> dict:
-        """A batch of the items that could be read: "frames" (batch, frames, dim), "label", "ended", "masks", "said"; and
-        what was wrong with the rest ("errors"). No items (a process without a share of a short batch) give tensors of
-        batch 0."""
+        """A batch of the items that could be read: "frames" (batch, frames, dim), "label", "ended", "masks" and
+        "said", and what was wrong with the rest ("errors"). No items (a process without a share of a short batch) give
+        tensors of batch 0."""
         errors = [str(item) for item in items if isinstance(item, audio.AudioError)]
         items = [item for item in items if not isinstance(item, audio.AudioError)]
         if items:

@@ -85,4 +85,3 @@ class WakeWord(Source):
 
     def _has_others(self) -> bool:
         return self.synthetic is not None or super()._has_others()
-

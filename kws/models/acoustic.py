@@ -1,7 +1,5 @@
 """The frame every model shares: input normalisation, blocks, mean over the last second, classifier."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -16,17 +14,14 @@ class Rows(Chain):
     """The blocks of a table, one after the other; a block that takes `source` is given the model's input too."""
 
     def forward(self, x: Tensor, stream: Stream | None = None, source: Tensor | None = None) -> Tensor:
-        for x in self.walk(x, stream, source):
-            pass
+        source = x if source is None else source
+        for block in self:
+            x = _through(block, x, stream, source)
         return x
 
-    def walk(self, x: Tensor, stream: Stream | None = None, source: Tensor | None = None) -> Iterator[Tensor]:
-        """The map before the first block, and after each."""
-        source = x if source is None else source
-        yield x
-        for block in self:
-            x = block(x, stream, source) if getattr(block, "source", None) else block(x, stream)
-            yield x
+
+def _through(block: nn.Module, x: Tensor, stream: Stream | None, source: Tensor) -> Tensor:
+    return block(x, stream, source) if getattr(block, "source", None) else block(x, stream)
 
 
 class Parallel(nn.Module):
@@ -82,8 +77,10 @@ class AcousticModel(nn.Module):
 
     def maps(self, x: Tensor, stream: Stream | None) -> tuple[Tensor, Tensor]:
         """Of the blocks' input what is behind the first `after`, and behind all."""
-        for i, x in enumerate(self.blocks.walk(x, stream)):
-            heard = x if i <= self.after else heard
+        source = heard = x
+        for i, block in enumerate(self.blocks, 1):
+            x = _through(block, x, stream, source)
+            heard = x if i == self.after else heard
         return heard, x
 
     def _logits(self, frames: Tensor, stream: Stream | None) -> Tensor:

@@ -132,8 +132,8 @@ def build(
         form: "temporal" takes the features as channels of one band; "planar" is a map of time × frequency.
         window_ms: span of the mean before the classifier, and of squeeze-excitation's.
         shift_ms: from one frame to the next.
-        speller: what a `Speller` is made of, `after`: so many blocks, and `table`: its layers over their output; none is
-            made where no label is `spoken`.
+        speller: what a `Speller` is made of, `after`: so many blocks, and `table`: its layers over their output. None
+            is made where no label is `spoken`.
         scale: width, depth and conventions, as in `Scale`.
 
     Raises:
@@ -149,7 +149,9 @@ def build(
         return steps(window_ms, shift_ms * stride)
 
     blocks = assemble(rows, example, scale, window)
-    spells = _spells(blocks, example, scale, shift_ms * stride, **speller) if speller and any(speller["spoken"]) else None
+    spells = None
+    if speller and any(speller["spoken"]):
+        spells = _spells(blocks, example, scale, shift_ms * stride, **speller)
     with torch.no_grad():
         channels = blocks.eval()(example).shape[1]
     pooled = any(row.kind == "pool" for row in flat(rows))  # the table says itself where its mean stands

@@ -1,4 +1,4 @@
-"""What is said, phone by phone, and how well the last seconds agree with words of which only the pronunciation is known.
+"""What is said, phone by phone, and how well it agrees with words of which only the pronunciation is known.
 
 Phones are the characters of espeak-ng's pronunciations (`kws.data.near.phonemes`). Their network is trained by
 connectionist temporal classification (Graves et al. 2006): of each step it says how likely each phone is, or none.
