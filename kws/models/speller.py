@@ -12,7 +12,6 @@ from kws.streaming import CausalConv, CausalPool, Stateful, Stream
 
 SURPRISE = 6.0  # nats; a phone is never less likely than the likeliest than by this
 WORST = 4.0  # nats a phone; what agrees less is all the same
-UNBEGUN = -60.0  # the score of a word's place that nothing has reached
 IMPOSSIBLE = -1e4
 STAY = -0.02  # for each step that a place is kept, so that a word of long ago is forgotten
 
@@ -49,19 +48,20 @@ class Agreement(Stateful):
                     first.append(IMPOSSIBLE)
                     step += [(place, place + 1, 0.0), (place + 1, place + 1, STAY)]
             last.append(len(said) - 1)
+        unbegun = -WORST * max(map(len, words))  # the score of a place that nothing has reached
         steps = torch.full((len(said), len(said)), IMPOSSIBLE)
         for before, place, cost in step:
             steps[place, before] = cost
         ends = F.one_hot(torch.tensor(last), len(said)) / torch.tensor([[float(len(word))] for word in words])
         constants = {
-            "said": F.one_hot(torch.tensor(said), n_units).float(), "begins": torch.tensor(first) - UNBEGUN,
-            "steps": steps, "ends": ends, "offset": UNBEGUN * ends.sum(dim=1) + WORST,
+            "said": F.one_hot(torch.tensor(said), n_units).float(), "begins": torch.tensor(first) - unbegun,
+            "steps": steps, "ends": ends, "offset": unbegun * ends.sum(dim=1) + WORST,
         }  # fmt: skip
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
 
     def initial_slot(self, batch: int) -> Tensor:
-        return torch.zeros(batch, len(self.begins))  # above UNBEGUN
+        return torch.zeros(batch, len(self.begins))  # above what is unbegun
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """Logits of phones (batch, units, 1, steps) to 4 + the agreement, at least 0 (batch, words, 1, steps)."""

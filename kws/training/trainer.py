@@ -105,6 +105,8 @@ class Trainer:
             cfg.model, n_features=options.dim, n_classes=len(self.labels), shift_ms=options.frame_shift
         ).to(self.device)
         self.frozen = self._freeze(c.frozen)
+        if self.model.speller is not None:
+            self.model.speller.requires_grad_(loss.spells)
         self.loss = instantiate(cfg.loss, labels=self.labels, step_ms=self.model.stride * options.frame_shift)
         self.teachers = Teachers(list(c.teachers), self.labels, self.features, self.device) if c.teachers else None
         self.ema = copy.deepcopy(self.model) if c.ema else None
