@@ -34,7 +34,7 @@ class Clip:
 
     @property
     def said(self) -> str | None:
-        return self.label if self.text is None and not self.label.startswith("_") else self.text
+        return (self.label or None) if self.text is None and not self.label.startswith("_") else self.text
 
 
 class Source:
