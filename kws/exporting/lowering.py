@@ -134,11 +134,11 @@ class Lowering(Layers):
             x, other = (a, b) if isinstance(a, np.ndarray) else (b, a)
             value = np.asarray(other.detach().numpy() if isinstance(other, Tensor) else other, np.float32)
             shape = np.broadcast_shapes(x.shape, value.shape)
-            if x.size < np.prod(shape) and x.ndim == len(shape) > value.ndim:  # ONNX repeats what is not constant
-                names = [self.graph.get(x[0]), self.graph.constant(value)]
-                name = self.graph.node(op, *(names if x is a else reversed(names)))
+            x = x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
+            if x.size < np.prod(shape):  # ONNX repeats it, the batch apart
+                names = [self.graph.get(x[0]), self.graph.constant(value.reshape(value.shape[1 - len(shape) :]))]
+                name = self.graph.node(op, *(names if isinstance(a, np.ndarray) else reversed(names)))
                 return self.graph.add(name, shape[1:]).reshape(shape)
-            x = np.broadcast_to(x, shape)
             held = natural(self.graph, x)
             at = positions(x, held)
             arranged = squeezed(np.broadcast_to(value, shape).reshape(-1)[at]) if value.ndim else value
@@ -146,8 +146,7 @@ class Lowering(Layers):
                 self.graph.get(held),
                 self.graph.weight(arranged) if arranged.ndim else self.graph.constant(arranged),
             ]
-            return self._out(x, held, self.graph.node(op, *(names if x is not b and isinstance(a, np.ndarray)
-                                                            else reversed(names))))  # fmt: skip
+            return self._out(x, held, self.graph.node(op, *(names if isinstance(a, np.ndarray) else reversed(names))))
         shape = np.broadcast_shapes(a.shape, b.shape)
         pair = [np.broadcast_to(a, shape), np.broadcast_to(b, shape)]
         first = self._leader(pair)

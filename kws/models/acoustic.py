@@ -85,14 +85,16 @@ class AcousticModel(nn.Module):
 
     def _logits(self, frames: Tensor, stream: Stream | None) -> Tensor:
         heard, x = self._embed(frames, stream)
-        logits = self.classifier(self.dropout(self.pool(x, stream)[:, :, 0].transpose(1, 2)))
+        logits = self._classified(x, stream)
         return logits if self.speller is None or self.training else logits + self.speller(heard, stream)
+
+    def _classified(self, x: Tensor, stream: Stream | None) -> Tensor:
+        return self.classifier(self.dropout(self.pool(x, stream)[:, :, 0].transpose(1, 2)))
 
     def phones(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Whole utterances, for training: what `forward` gives, and the speller's logits (batch, steps, 1 + phones)."""
         heard, x = self._embed(frames, None)
-        logits = self.classifier(self.dropout(self.pool(x)[:, :, 0].transpose(1, 2)))
-        return logits, self.speller.logits(heard)[:, :, 0].transpose(1, 2)
+        return self._classified(x, None), self.speller.logits(heard)[:, :, 0].transpose(1, 2)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Whole utterances: logits (batch, frames // stride, classes). Frames after an utterance's end change nothing

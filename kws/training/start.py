@@ -27,7 +27,7 @@ def begin(trainer: Trainer) -> bool:
     report = checkpoint.fit(
         saved["ema"] or saved["model"], trainer.model, saved["labels"], trainer.labels, trainer.cfg.init_overlap
     )
-    stays = [f"blocks.{name}" for name in trainer.frozen.state_dict()] + trainer.speller_stays()
+    stays = [f"{name}.{part}" for name, module in trainer.frozen.items() for part in module.state_dict()]
     if astray := [name for name in stays if name not in report.kept]:
         raise KwsError(f"train.frozen={trainer.cfg.train.frozen}: {trainer.cfg.init_from} has no weights of these"
                        f" shapes for {', '.join(astray[:4])}")  # fmt: skip

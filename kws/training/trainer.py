@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +18,17 @@ from kws import losses
 from kws.augment import Augment, mask
 from kws.compression import Method, Structure
 from kws.data.dataset import Batches, ClipDataset, load
-from kws.data.near import phonemes
 from kws.data.source import Source
 from kws.errors import KwsError
 from kws.features import describe, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.metrics import accuracy
 from kws.models.cost import cost
-from kws.models.speller import spell
 from kws.progress import progress
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
 from kws.training.log import RunLog
+from kws.training.spelling import spelling
 from kws.training.teachers import Teachers
 from kws.workers import cores
 
@@ -91,12 +89,12 @@ class Trainer:
             raise KwsError("train.mixup: this loss asks where a word ends, which a mixture does not say")
         if spans and c.teachers:
             raise KwsError("train.teachers: this loss asks for every step, teachers answer a clip: say loss=clip")
-        spells = self._spelling(loss)
+        spells = spelling(cfg, loss, self.labels)
         for split in ("train", "validation"):
             augment = instantiate(cfg.augment, _convert_="all") if split == "train" else Augment()
             self.data[split] = ClipDataset(
                 self.source.clips(split), self.labels, extractor, c.window_ms, augment,
-                self.source.noise(split), seed=cfg.seed, spans=spans, spell=spells if loss.spells else None,
+                self.source.noise(split), seed=cfg.seed, spans=spans, spell=spells,
             )  # fmt: skip
             if not len(self.data[split]):
                 raise KwsError(f"data has no {split} clips")
@@ -104,9 +102,7 @@ class Trainer:
         self.model = instantiate(
             cfg.model, n_features=options.dim, n_classes=len(self.labels), shift_ms=options.frame_shift
         ).to(self.device)
-        self.frozen = self._freeze(c.frozen)
-        if self.model.speller is not None:
-            self.model.speller.requires_grad_(loss.spells)
+        self.frozen = self._freeze(c.frozen, loss)
         self.loss = instantiate(cfg.loss, labels=self.labels, step_ms=self.model.stride * options.frame_shift)
         self.teachers = Teachers(list(c.teachers), self.labels, self.features, self.device) if c.teachers else None
         self.ema = copy.deepcopy(self.model) if c.ema else None
@@ -123,41 +119,19 @@ class Trainer:
         self.step, self.best, self.waited, self.signal = 0, {}, 0, None
         self.log: RunLog | None = None
 
-    def _spelling(self, loss: type[losses.PerClip]) -> Callable[[str], list[int]] | None:
-        """Tells the model's speller how the labels are said; what spells other texts."""
-        speller = self.cfg.model.get("speller")
-        if speller is None or not loss.spans:
-            if loss.spells:
-                raise KwsError("loss=ctc trains a model that spells: say model=speech_phones")
-            return None
-        if not loss.spells and self.cfg.train.frozen < speller.after:
-            raise KwsError(f"model.speller hears the first {speller.after} blocks, which this loss would train without"
-                           f" it: say loss=ctc, train.frozen={speller.after} or another model")  # fmt: skip
-        speller.spoken = ["" if label.startswith("_") else phonemes(label) for label in self.labels]
-
-        def spells(text: str) -> list[int]:
-            try:
-                return spell(phonemes(text), speller.phones)
-            except ValueError as error:
-                raise KwsError(f"model.speller.phones: {text!r}: {error}") from None
-
-        for word in self.source.words:
-            spells(word)
-        return spells
-
-    def _freeze(self, count: int) -> torch.nn.Module:
-        """The first blocks, which stay as another checkpoint has them."""
+    def _freeze(self, count: int, loss: type[losses.PerClip]) -> dict[str, torch.nn.Module]:
+        """What stays as another checkpoint has it, by name: the first blocks, and a speller that this loss does not
+        train."""
         if count and not self.cfg.init_from:
             raise KwsError(f"train.frozen={count} without init_from: these blocks would stay as they were drawn")
         if count > len(self.model.blocks):
             raise KwsError(f"train.frozen={count}: the model has {len(self.model.blocks)} blocks")
-        return self.model.blocks[:count].requires_grad_(False)
-
-    def speller_stays(self) -> list[str]:
-        """Names of the speller's weights, where this loss does not train them."""
-        if self.model.speller is None or self.loss.spells:
-            return []
-        return [f"speller.{name}" for name in self.model.speller.state_dict()]
+        frozen = {f"blocks.{i}": block for i, block in enumerate(self.model.blocks[:count])}
+        if self.model.speller is not None and not loss.spells:
+            frozen["speller"] = self.model.speller
+        for module in frozen.values():
+            module.requires_grad_(False)
+        return frozen
 
     def normalise(self) -> None:
         """Mean and deviation of the frames of the first training batches, as augmentation leaves them."""
@@ -214,7 +188,8 @@ class Trainer:
         """Trains to the end of the epoch, or to a signal."""
         epoch, done = divmod(self.step, self.per_epoch)
         self.model.train()
-        self.frozen.eval()
+        for module in self.frozen.values():
+            module.eval()
         clips = correct = loss_sum = 0
         bar = progress(
             total=self.per_epoch, initial=done, unit="batch", desc=f"epoch {epoch + 1}/{self.cfg.train.epochs}",
