@@ -37,7 +37,7 @@ from kws.config import command, conf_dir
 from kws.data.dataset import ClipDataset
 from kws.errors import KwsError
 from kws.features.extractor import FeatureExtractor
-from kws.metrics import accuracy, wilson_interval
+from kws.metrics import wilson_interval
 from kws.models.cost import cost
 from kws.train import train
 from kws.training import checkpoint
@@ -161,11 +161,12 @@ def measured(path: Path, trained: Trained, config: dict, workers: int) -> dict:
         source.clips("validation"), trained.labels, FeatureExtractor(trained.options), config["train"]["window_ms"],
         noise=source.noise("validation"), spans=loss.spans,
     )  # fmt: skip
-    matrix = evaluate(trained.model, data, loss, workers=workers).matrix
+    result = evaluate(trained.model, data, loss, workers=workers)
+    share, clips = result.accuracy, int(result.matrix.sum())
     costs = cost(trained.model, trained.options.frame_shift, trained.options.frame_length)
     return {
-        "accuracy": accuracy(matrix), "interval": wilson_interval(int(matrix.trace()), int(matrix.sum())),
-        "clips": int(matrix.sum()), "file_bytes": path.stat().st_size, "parameters": costs.parameters,
+        "accuracy": share, "interval": wilson_interval(round(share * clips), clips),
+        "clips": clips, "file_bytes": path.stat().st_size, "parameters": costs.parameters,
         "memory_bytes": sum(value.nbytes for value in trained.model.state_dict().values()),
         "macs_per_second": costs.macs_per_second,
     }  # fmt: skip

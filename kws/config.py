@@ -11,6 +11,7 @@ from pathlib import Path
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
+from omegaconf import MissingMandatoryValue
 
 from kws import __version__
 from kws.audio import AudioError
@@ -136,6 +137,8 @@ def command(config_name: str):
                 return result
             except (KwsError, AudioError) as error:
                 reason = error
+            except MissingMandatoryValue as error:
+                reason = f"{error.full_key}=… is missing: --help shows examples"
             except InstantiationException as error:  # what a yaml's _target_ refused
                 if not isinstance(error.__cause__, KwsError | ValueError | TypeError):
                     raise

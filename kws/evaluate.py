@@ -10,9 +10,9 @@
     python -m kws.evaluate checkpoint=… labels=… snr=[20,10,0] noise=street rooms=halls alarms=wrong
     python -m kws.evaluate checkpoint=… labels=… budget=0.5                         thresholds for kws.export
 
-A clip's class is the most probable label at the last step of a stream that begins and ends with the clip's window (as
-long as those of training), or what the loss of training judges a clip by; of an exported file, which is given samples,
-runs on the CPU and needs data=, it is always the former.
+A clip's class is what the loss of training judges a clip by: the most probable label at the last step of a stream that
+begins and ends with the clip's window (as long as those of training), or at the step most sure of any word, and then
+other words and background are one answer. An exported file, which is given samples, runs on the CPU and needs data=.
 
 Of other data, the words that checkpoint and data share are asked. Prints accuracy with its 95 % interval, each word's
 recall and precision, and what the model costs; json=FILE holds the same.
@@ -35,7 +35,7 @@ from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
 from kws.errors import KwsError
 from kws.features import FbankOptions, describe, make_options
 from kws.features.extractor import FeatureExtractor
-from kws.metrics import accuracy, difference_interval, per_word, wilson_interval
+from kws.metrics import difference_interval, per_word, wilson_interval
 from kws.models.cost import cost
 from kws.runtime import Spotter
 from kws.spotters import beside, find_all
@@ -63,19 +63,25 @@ class Exported(torch.nn.Module):
     def __init__(self, spotter: Spotter):
         super().__init__()
         self.opened = spotter.stream()
+        self.stride = round(spotter.step_ms / make_options(**spotter.about["features"]).frame_shift)
         self.register_buffer("mean", torch.zeros(1))  # where it runs
 
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """Windows of samples (batch, n) to the logarithms of every step's probabilities (batch, steps, labels)."""
+        scores = np.stack([self.opened.scores(window, flush=True) for window in samples.numpy()])
+        return torch.from_numpy(scores).clamp(min=1e-30).log()
+
     def clip_logits(self, samples: torch.Tensor) -> torch.Tensor:
-        """Windows of samples (batch, n) to the logarithms of the last step's probabilities (batch, labels)."""
-        last = np.stack([self.opened.scores(window, flush=True)[-1] for window in samples.numpy()])
-        return torch.from_numpy(last).clamp(min=1e-30).log()
+        """The last step's (batch, labels)."""
+        return self(samples)[:, -1]
 
 
 def open_exported(path: str) -> Trained:
     """An exported file as a checkpoint is opened; it does not say which data it was trained on."""
     spotter = Spotter(path)
     about, options = spotter.about, make_options(**spotter.about["features"])
-    config = {"features": describe(options), "train": {"window_ms": about["run"].get("window_ms", 1200)}}
+    config = {"features": describe(options), "train": {"window_ms": about["run"].get("window_ms", 1200)},
+              "loss": about.get("loss")}  # fmt: skip
     return Trained(Exported(spotter), Samples(options), spotter.labels, options, config)
 
 
@@ -133,9 +139,9 @@ def judge(cfg: DictConfig, given: str) -> Judged:
     loss = trained.loss()
     data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr, spans=loss.spans)
     result = evaluate(trained.model, data, loss, cfg.batch_size, cfg.workers, show=True)
-    matrix = result.matrix
-    total, share = int(matrix.sum()), accuracy(matrix)
-    low, high = wilson_interval(int(matrix.trace()), total)
+    matrix, share = result.matrix, result.accuracy
+    total = int(matrix.sum())
+    low, high = wilson_interval(round(share * total), total)
     name = f"confusion-{Path(given).stem}-{split}.png" if exported else f"confusion-{split}.png"
     picture = Path(cfg.plot) if cfg.plot else beside(given) / name
     asked = [label for label in trained.labels if label in set(source.labels)]
@@ -167,6 +173,8 @@ def chosen_clips(cfg: DictConfig, trained: Trained | None = None) -> tuple[Sourc
         }
     )
     source = instantiate(whole.data, _convert_="all")
+    if missing := [word for word in source.words if word not in source.spoken]:
+        raise KwsError(f"data.words: the data has no {', '.join(missing)}")
     if trained and not set(source.labels) <= set(trained.labels):  # a task of other words: those in both are asked
         words = [label for label in trained.labels if label in source.spoken and not label.startswith("_")]
         if not words:

@@ -36,6 +36,8 @@ def main(cfg: DictConfig) -> None:
     if Path(cfg.output).suffix in (".tflite", ".json"):
         for_microcontroller(cfg)
         return
+    if Path(cfg.output).suffix != ".onnx":
+        raise KwsError(f"output={cfg.output}: expected a name that ends in .onnx, .tflite or .json")
     try:
         from kws.exporting.spotter import compare, export
     except ImportError as error:

@@ -98,15 +98,18 @@ def main() -> None:
     if "--version" in arguments:
         print(f"kws {__version__}")
         return
-    paths = [spotters.find(a.removeprefix("checkpoint=")) for a in arguments if a not in ("json=true", "json=false")]
-    if len(paths) != 1 or paths[0] in ("-h", "--help"):
+    given = [a.removeprefix("checkpoint=") for a in arguments if a not in ("json=true", "json=false")]
+    if len(given) != 1 or given[0] in ("-h", "--help"):
         print(__doc__.strip())
-        raise SystemExit(0 if paths and paths[0] in ("-h", "--help") else 2)
+        if len(given) > 1:
+            print(f"error: expected one file, and maybe json=true, not {' '.join(arguments)}", file=sys.stderr)
+        raise SystemExit(0 if given and given[0] in ("-h", "--help") else 2)
     try:
+        path = spotters.find(given[0])
         if "json=true" in arguments:
-            print(json.dumps(file.read(paths[0])[1], indent=2, ensure_ascii=False))
+            print(json.dumps(file.read(path)[1], indent=2, ensure_ascii=False))
         else:
-            print(describe(paths[0]))
+            print(describe(path))
     except KwsError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

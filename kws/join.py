@@ -35,16 +35,21 @@ def main(cfg: DictConfig) -> None:
         raise KwsError(f"said={cfg.said}: choose one of {', '.join(SAID)}")
     if cfg.get("data") is None:
         raise KwsError("data=SOURCE is missing: speech_commands, folder, …")
-    for key in ("minutes", "sample_rate", "clips"):
-        if cfg[key] is not None and not cfg[key] > 0:
+    for key, kind in {"minutes": int | float, "sample_rate": int, "clips": int | None}.items():
+        if not isinstance(cfg[key], kind) or not (cfg[key] is None or cfg[key] > 0):
             raise KwsError(f"{key}={cfg[key]}: expected a number above 0")
+    for key in ("gap_ms", "snr"):
+        if not isinstance(cfg[key], int | float) or (key == "gap_ms" and cfg[key] < 0):
+            raise KwsError(f"{key}={cfg[key]}: expected {'0 or more' if key == 'gap_ms' else 'dB'}")
     _, clips, noise, _ = chosen_clips(cfg)
-    clips = [clip for clip in clips if clip.label != SILENCE and SAID[cfg.said](clip)]
+    # a long recording of other speech is listed as often as training is to hear it
+    clips = list(dict.fromkeys(clip for clip in clips if clip.label != SILENCE and SAID[cfg.said](clip)))
     if not clips:
         raise KwsError(f"said={cfg.said}: the data has no such clips")
     out, rng, rate = Path(cfg.output), np.random.default_rng(cfg.seed), int(cfg.sample_rate)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        (out / "labels.csv").unlink(missing_ok=True)
     except OSError as error:
         raise KwsError(f"output={out}: cannot be made ({error.strerror})") from None
     order = [clips[i] for i in rng.permutation(len(clips))[: cfg.clips]]

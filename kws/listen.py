@@ -133,7 +133,7 @@ def _listen(
     saved = f"; {clips.saved} clips saved in {cfg.save}" if clips else ""
     print(
         f"{heard} words and {nearly} near misses in {seconds:.1f} s of sound; "
-        f"{1000 * busy / max(seconds, 1e-9):.1f} ms of work per second, {waiting:.1f} s behind, "
+        f"{1000 * busy / seconds if seconds else 0:.1f} ms of work per second, {waiting:.1f} s behind, "
         f"{dropped:.1f} s dropped, {time.perf_counter() - started:.1f} s in all{saved}",
         file=sys.stderr,
     )

@@ -10,8 +10,9 @@
 
 Say the word when you are asked, with a pause after it. A take is found by its energy and cut to the word with a margin;
 one that is clipped, too quiet, too noisy, too long or too short is not kept, and said again. Takes land in
-<output>/<word>/<speaker>_nohash_<n>.wav: `data=folder data.root=<output>` reads them, and data=synthetic takes them in
-with `data.recordings=<output>`. The same command goes on where it was stopped; Ctrl-C ends.
+<output>/<word>/<speaker>_nohash_<n>.wav: data=synthetic takes them in with `data.recordings=<output>`, and those of
+several speakers, whom it splits, `data=folder data.root=<output>` reads. The same command goes on where it was stopped;
+Ctrl-C ends.
 
 Exit codes: 0 the takes are there or Ctrl-C, 2 a mistake, a missing device, or a sound without the word.
 """

@@ -26,7 +26,7 @@ from kws.alarms.labels import (
 from kws.alarms.sweep import THRESHOLDS, Heard, alarms, best_within, choose, hours_by_kind, smooth, sweep
 from kws.alarms.tables import figures, warnings
 from kws.decision import Decision
-from kws.errors import KwsError
+from kws.errors import AudioError, KwsError
 from kws.metrics import binomial_interval, poisson_interval
 
 LABELS = ["a", "b", "c", "_unknown_"]
@@ -240,10 +240,10 @@ def test_a_sweep_counts_what_each_threshold_gives():
     assert swept.hits.sum() > 0 < swept.false["made"].sum()
 
 
-def test_the_best_threshold_within_a_budget_holds_from_there_on():
+def test_the_best_threshold_within_a_budget():
     counts = np.array([9, 2, 5, 2, 1, 0])
-    assert best_within(counts, np.array([9, 9, 9, 7, 6, 0]), 2) == 3
-    assert best_within(counts, np.array([9, 9, 9, 5, 6, 6]), 2) == 4
+    assert best_within(counts, np.array([9, 8, 9, 7, 6, 0]), 2) == 1
+    assert best_within(counts, np.array([9, 5, 9, 5, 6, 6]), 2) == 4
     assert best_within(np.array([1, 1]), np.array([3, 3]), 2) == 0
     assert best_within(np.array([3, 3]), np.array([3, 3]), 2) is None
 
@@ -334,6 +334,17 @@ def test_background_stands_at_its_ratio_and_is_the_same_at_every_one(tmp_path):
         conditions([], None, str(tmp_path / "none"), RATE)
 
 
+def test_every_room_has_a_name_of_its_own(tmp_path):
+    for name in ("a/rir.wav", "b/rir.wav"):
+        (tmp_path / name).parent.mkdir()
+        audio.write(tmp_path / name, [1000.0, 10.0], RATE)
+    assert [each.name for each in conditions([], None, str(tmp_path), RATE)] == ["clean", "a/rir", "b/rir"]
+    for name, sound in (("clean.wav", [1000.0]), ("silent.wav", [0.0] * 9)):
+        audio.write(tmp_path / name, sound, RATE)
+        with pytest.raises(KwsError, match=f"rooms: .*{name}"):
+            conditions([], None, str(tmp_path / name), RATE)
+
+
 def test_a_room_is_a_convolution_in_any_blocks():
     rng = np.random.default_rng(0)
     sound, response = rng.standard_normal(5000), rng.standard_normal(700)
@@ -411,9 +422,30 @@ def test_joined_clips_are_where_the_labels_say(corpus, long, tmp_path, capsys):
     call(join, f"output={tmp_path / 'others'}", *others)
     assert read_labels(tmp_path / "others" / "labels.csv", ["low"])[0].labels == []
     assert f"{2 * (24 + 8 + 8)} clips" in capsys.readouterr().out
-    for reason, more in [("said=x: choose one of words, others, all", "said=x"), ("minutes=0: expected", "minutes=0")]:
+    for reason, more in [
+        ("said=x: choose one of words, others, all", "said=x"), ("minutes=0: expected", "minutes=0"),
+        ("minutes=ten: expected", "minutes=ten"), (r"clips=2\.5: expected", "clips=2.5"),
+        ("gap_ms=-1: expected 0 or more", "gap_ms=-1"), ("snr=None: expected dB", "snr=null"),
+    ]:  # fmt: skip
         with pytest.raises(KwsError, match=reason):
             call(join, f"output={tmp_path / 'no'}", *again, more)
+
+
+def test_a_long_recording_is_joined_once_and_labels_come_last(tmp_path, capsys):
+    (tmp_path / "talk").mkdir()
+    (tmp_path / "word").mkdir()
+    rng = np.random.default_rng(0)
+    audio.write(tmp_path / "talk" / "radio.wav", rng.standard_normal(20 * RATE) * 500, RATE)
+    for i in range(20):
+        audio.write(tmp_path / "word" / f"{i}.wav", spoken("low", rng), RATE)
+    given = ["data=wake_word", "data.word=low", f"data.root={tmp_path / 'word'}", f"data.others=[{tmp_path / 'talk'}]",
+             "data.synthetic=null", "said=others", f"output={tmp_path / 'out'}"]  # fmt: skip
+    call(join, *given, "split=train")
+    assert ": 1 clips" in capsys.readouterr().out
+    (tmp_path / "talk" / "radio.wav").write_bytes((tmp_path / "talk" / "radio.wav").read_bytes()[:-20000])
+    with pytest.raises(AudioError, match="truncated"):
+        call(join, *given, "split=train")
+    assert not (tmp_path / "out" / "labels.csv").exists()
 
 
 def test_long_audio(folder, long, corpus, tmp_path):
@@ -499,7 +531,10 @@ def test_settings_that_cannot_be_are_named(folder, long, tmp_path):
         ((two, labels, f"alarms={tmp_path}"), "for one checkpoint at a time"),
         ((f"checkpoint={onnx}", labels, "budget=1"), "budget= needs a checkpoint"),
         ((f"checkpoint={folder}", labels, "per_hour=[0]"), r"per_hour=\[0\]: expected numbers above 0"),
+        ((f"checkpoint={folder}", labels, "per_hour=0"), "per_hour=0: expected numbers above 0"),
         ((f"checkpoint={folder}", labels, "budget=-1"), "budget=-1: expected numbers above 0"),
+        ((f"checkpoint={folder}", labels, "budget=0"), "budget=0: expected numbers above 0"),
+        ((f"checkpoint={folder}", labels, "tolerance_ms=null"), "tolerance_ms=None, lowest="),
         ((f"checkpoint={folder}", labels, "snr=[x]"), r"snr=\['x'\]: expected dB"),
         ((f"checkpoint={folder}", labels, "snr=20"), "needs noise=FOLDER"),
         ((f"checkpoint={folder}", labels, "decision.threshold=-1"), "decision: threshold of"),

@@ -114,8 +114,8 @@ def official_layout(root, words):
 @pytest.mark.parametrize("name", yamls("experiment"))
 def test_experiments(tmp_path, name):
     root = official_layout(tmp_path / "corpus", [*FIFTEEN, "bed", "cat"])
-    if name == "wake_word":
-        overrides = [*without(tiny(root), "data", "model"), *in_layout(name, root, tmp_path)]
+    if name in ("wake_word", "computer"):
+        overrides = [*without(tiny(root), "data", "model"), *in_layout("wake_word", root, tmp_path)]
         assert one_step([f"experiment={name}", *overrides], tmp_path / "run").labels[0] == "aurora"
         return
     overrides = [o for o in tiny(root) if not o.startswith(("data=", "data.unknown", "data.silence", "model"))]

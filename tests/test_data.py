@@ -219,6 +219,9 @@ def test_recordings_join_what_is_synthesised(synthetic, tmp_path):
     takes = {split: sorted({int(c.path[-5]) for c in own[split] if c.label == "left"}) for split in own}
     assert takes == {"train": [0, 1, 2, 3, 5, 6, 7, 8], "validation": [4, 9], "test": []}
     assert [sum(c.label == word for c in own["train"]) for word in ("left", "_unknown_")] == [12, 12]  # half of 24
+    few = instantiate(config("train", *joined, "data.recordings_share=0.1").data, _convert_="all")
+    assert {c for c in few.clips("train") if c.path.startswith(f"{tmp_path}/left")} == {
+        c for c in own["train"] if c.label == "left"}  # none is left out  # fmt: skip
     assert len(own["validation"]) == 2
     spoken = [c for c in source.clips("train") if c not in own["train"] and c.label != "_silence_"]
     assert spoken == [c for c in alone.clips("train") if c.label != "_silence_"]

@@ -5,13 +5,20 @@ import json
 import numpy as np
 import pytest
 from conftest import RATE, WORDS, run, spoken
+from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from kws import audio
+from kws.data.dataset import ClipDataset
 from kws.data.espeak import SAMPLE_RATE, engine
+from kws.errors import KwsError
+from kws.losses import PerClip
 from kws.metrics import accuracy, confusion_matrix, difference_interval, per_word, wilson_interval
 from kws.spotters import FOLDER
+from kws.training.evaluation import evaluate as judged
+from kws.training.trained import open_checkpoint
 
 
 def test_intervals_are_wilsons():
@@ -75,6 +82,25 @@ def test_other_data_is_asked_for_the_words_in_both(folder, tmp_path):
     wrong = run(f"checkpoint={folder}", "data=folder", f"data.root={root}", module="kws.evaluate", check=False)
     assert wrong.returncode == 2
     assert "the checkpoint knows fall, high" in wrong.stderr
+
+
+def test_other_words_and_background_are_one_answer_where_the_loss_says_so(folder):
+    """As while training, which prints the command that asks for the same figure."""
+    trained = open_checkpoint(folder / "best.pt")
+    clips = instantiate(OmegaConf.create(trained.config["data"]), _convert_="all").clips("test")
+    data = ClipDataset(clips, trained.labels, trained.extractor, trained.config["train"]["window_ms"])
+    loss = PerClip(trained.labels, 0.0)
+    exact = judged(trained.model, data, loss)
+    loss.alike = [0, 1, 2, 3]
+    mixed = judged(trained.model, data, loss)
+    assert (exact.matrix == mixed.matrix).all()
+    words = exact.matrix[:4, :4].sum() + exact.matrix[4, 4]
+    assert mixed.accuracy == mixed.right.mean() == words / exact.matrix.sum() >= exact.accuracy == exact.right.mean()
+
+
+def test_a_network_to_begin_with_is_no_spotter():
+    with pytest.raises(KwsError, match=r"speech\.pt is no spotter.*init_from="):
+        open_checkpoint(FOLDER / "speech.pt")
 
 
 def test_an_exported_file_answers_as_its_checkpoint_does(corpus, folder, tmp_path):

@@ -283,6 +283,19 @@ def test_resuming_a_changed_model_keeps_what_fits(corpus, finished, tmp_path, ca
     assert trainer.run()["epoch"] == 13
 
 
+def test_a_stopped_run_goes_on_with_other_batches(corpus, finished, tmp_path, capsys):
+    saved = checkpoint.load(finished[0] / "last.pt", "cpu")
+    saved["position"] |= {"step": 11 * saved["position"]["per_epoch"], "finished": False}
+    checkpoint.save(tmp_path / "last.pt", saved)
+    more = ["train.epochs=12", "train.mixup=0.2", "train.batch_size=32"]  # half as many steps as were done
+    trainer = Trainer(config("train", *tiny(corpus, *more)), tmp_path)
+    assert begin(trainer)
+    assert "it begins anew" in capsys.readouterr().out
+    assert trainer.step == 11 * trainer.per_epoch
+    assert trainer.run()["epoch"] <= 12
+    assert trainer.step == trainer.total_steps
+
+
 def test_a_loss_that_is_no_number_names_its_batch(corpus, tmp_path):
     with pytest.raises(KwsError, match=r"loss is (nan|inf) at step \d+ .*\.wav"):
         trained(corpus, tmp_path / "nan", "optim.optimizer.lr=1e30", "train.clip_norm=0")
@@ -306,6 +319,7 @@ def test_a_broken_file_is_named_and_left_out(corpus, tmp_path, capsys, workers):
     bad.write_text("this is no sound")
     trained(root, tmp_path / "out", f"train.workers={workers}")
     assert capsys.readouterr().err.count(str(bad)) == 1
+    trained(root, tmp_path / "alone", f"train.workers={workers}", "train.batch_size=1", "train.epochs=1")
     for path in (root / "train" / "low").glob("s1*.wav"):
         path.write_bytes(b"")
     with pytest.raises(KwsError, match=r"of 106 clips cannot be used.*\.wav"):

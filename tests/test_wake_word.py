@@ -151,6 +151,21 @@ def test_other_words_fill_what_is_around_a_word(tmp_path):
         assert dataset(tmp_path, 2000, onset_ms=0)[(epoch, 0)]["wave"].count_nonzero() < 7000
 
 
+def test_other_words_stand_around_a_word_whether_or_not_the_loss_asks_where_it_ends(tmp_path):
+    data = dataset(tmp_path, 2000, onset_ms=0, neighbour_chance=1.0)
+    data.spans = False
+    assert np.count_nonzero(data[(0, 0)]["wave"].numpy()) > 0.93 * data.window
+
+
+def test_of_long_speech_all_is_heard_beside_a_word(tmp_path):
+    data = dataset(tmp_path, 1000, onset_ms=0, neighbour_chance=1.0)
+    audio.write(tmp_path / "other.wav", np.repeat([100.0, 20000.0], 30 * RATE), RATE)  # a minute, its half louder
+    rng = np.random.default_rng(0)
+    parts = [data._speech(data.others[0], rng) for _ in range(40)]
+    assert {len(part) for part in parts} == {4 * RATE}
+    assert 10 < sum(part.max() > 1000 for part in parts) < 30
+
+
 def test_a_crowd_is_added_at_its_ratio(tmp_path):
     alone = dataset(tmp_path, onset_ms=0)[(0, 0)]["wave"].numpy()
     data = dataset(tmp_path, onset_ms=0, noise_chance=1.0, noise_snr=(6, 6), crowd_chance=1.0)
@@ -159,6 +174,13 @@ def test_a_crowd_is_added_at_its_ratio(tmp_path):
     assert np.count_nonzero(crowd) > 0.95 * len(crowd)
     ratio = 20 * np.log10(np.std(alone[alone != 0]) / np.std(crowd))
     assert abs(ratio - 6) < 2
+
+
+def test_every_clause_of_a_text_is_pronounced_and_none_stays_for_the_next():
+    alone = {text: engine().phonemes(text, "en") for text in ("hey", "computer", "what's up", "yes")}
+    for text, parts in {"hey, computer": ("hey", "computer"), "what's up? computer": ("what's up", "computer")}.items():
+        assert engine().phonemes(text, "en") == "".join(alone[part] for part in parts)
+        assert engine().phonemes("yes", "en") == alone["yes"]
 
 
 def test_near_words_are_near_and_never_the_word():
@@ -216,6 +238,16 @@ def test_only_training_holds_what_is_made_or_mined(recordings):
     assert len(words["train"]) == 3 * len(set(words["train"]))
     assert Clip(f"{recordings}/others/long.wav", "_unknown_", 1.0, 2.0) in clips["train"]
     assert not any("_noise_" in clip.path for split in clips for clip in clips[split] if clip.label == UNKNOWN)
+
+
+def test_takes_of_one_speaker_are_in_every_split(tmp_path, recordings):
+    (tmp_path / "mine").mkdir()
+    for i in range(40):
+        (tmp_path / "word" / f"{i}.wav").rename(tmp_path / "mine" / f"me_nohash_{i}.wav")
+    source = WakeWord(tmp_path / "mine", "aurora", [tmp_path / "others"])
+    found = [sum(clip.label == "aurora" for clip in source.clips(split)) for split in ("train", "validation", "test")]
+    assert sum(found) == 40
+    assert min(found) > 0
 
 
 @pytest.mark.parametrize(

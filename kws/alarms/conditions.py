@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -77,5 +78,9 @@ def conditions(snrs: list[float], noise: str | None, rooms: str | None, rate: in
         background = np.concatenate([each / np.float32(max(level(each), 1e-6)) for each in recordings])
         found += [Condition(f"{snr:g} dB", snr, background) for snr in snrs]
     for path in audio.files("rooms", rooms) if rooms is not None else []:
-        found.append(Condition(path.stem, response=audio.read(path, channel=0, rate=rate)[0]))
+        name = str(path.relative_to(rooms).with_suffix("")) if Path(rooms).is_dir() else path.stem
+        response = audio.read(path, channel=0, rate=rate)[0]
+        if name in {each.name for each in found} or not response.any():
+            raise KwsError(f"rooms: {path} is silent, or there is a condition of its name")
+        found.append(Condition(name, response=response))
     return found

@@ -38,9 +38,9 @@ FADE_S = 1.0  # after a window, in which a word's score falls
 def evaluate(cfg: DictConfig) -> None:
     """`python -m kws.evaluate labels=`: judges each checkpoint, prints, draws and writes what was asked for."""
     given = find_all(cfg.checkpoint)
-    snrs = OmegaConf.to_container(cfg.snr) if OmegaConf.is_list(cfg.snr) else [] if cfg.snr is None else [cfg.snr]
-    _check(cfg, given, snrs)
-    results = {path: judge(cfg, path, snrs) for path in given}
+    snrs, per_hour = _listed(cfg.snr), _listed(cfg.per_hour)
+    _check(cfg, given, snrs, per_hour)
+    results = {path: judge(cfg, path, snrs, per_hour) for path in given}
     name = Path(cfg.labels).stem
     picture = Path(cfg.plot) if cfg.plot else beside(given[0]) / f"det-{name}.png"
     scores = picture.with_name(f"{picture.stem}-scores{picture.suffix}")
@@ -52,22 +52,27 @@ def evaluate(cfg: DictConfig) -> None:
         Path(cfg.json).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _check(cfg: DictConfig, given: list[str], snrs: list) -> None:
+def _listed(value) -> list:
+    return OmegaConf.to_container(value) if OmegaConf.is_list(value) else [] if value is None else [value]
+
+
+def _check(cfg: DictConfig, given: list[str], snrs: list, per_hour: list) -> None:
     for key in ("budget", "alarms"):
         if cfg[key] is not None and len(given) > 1:
             raise KwsError(f"{key}={cfg[key]}: for one checkpoint at a time, {len(given)} are given")
     if cfg.budget is not None and given[0].endswith(".onnx"):
         raise KwsError("budget= needs a checkpoint: choose its thresholds, and kws.export writes them into the file")
-    for key, values in {"per_hour": list(cfg.per_hour), "budget": [cfg.budget or 1]}.items():
+    for key, values in {"per_hour": per_hour, "budget": [1 if cfg.budget is None else cfg.budget]}.items():
         if not values or not all(isinstance(v, int | float) and v > 0 for v in values):
             raise KwsError(f"{key}={cfg[key]}: expected numbers above 0")
-    if not cfg.tolerance_ms >= 0 or not 0 <= cfg.lowest < THRESHOLDS[-1]:
+    numbers = all(isinstance(v, int | float) for v in (cfg.tolerance_ms, cfg.lowest))
+    if not numbers or not cfg.tolerance_ms >= 0 or not 0 <= cfg.lowest < THRESHOLDS[-1]:
         raise KwsError(f"tolerance_ms={cfg.tolerance_ms}, lowest={cfg.lowest}: expected 0 or more, and 0 to 0.99")
     if not all(isinstance(snr, int | float) for snr in snrs):
         raise KwsError(f"snr={cfg.snr}: expected dB, as 20 or [20,10,0]")
 
 
-def judge(cfg: DictConfig, path: str, snrs: list[float]) -> dict:
+def judge(cfg: DictConfig, path: str, snrs: list[float], per_hour: list[float]) -> dict:
     """The figures of one checkpoint or exported file, which are also printed."""
     opened = open_spotter(cfg, path)
     if cfg.threads and not path.endswith(".onnx"):
@@ -98,11 +103,11 @@ def judge(cfg: DictConfig, path: str, snrs: list[float]) -> dict:
                     raise KwsError(f"budget={cfg.budget}: no thresholds keep to it on {cfg.labels}")
                 decision = machine(chosen)
             result |= _of_clean_sound(heard, decision, tolerance, cfg.alarms, opened.rate)
-        result["conditions"][condition.name] = _figures(heard, swept, machine, decision, list(cfg.per_hour), tolerance)
+        result["conditions"][condition.name] = _figures(heard, swept, machine, decision, per_hour, tolerance)
         del heard  # before the next condition's are made
     result["threshold"] = {word: decision.threshold[i] for word, i in zip(words, decision.words, strict=True)}
-    print(table(path, result, list(cfg.per_hour)))
-    for line in warnings(result["hours"], sorted({*cfg.per_hour, *([cfg.budget] if cfg.budget else [])})):
+    print(table(path, result, per_hour))
+    for line in warnings(result["hours"], sorted({*per_hour, *([cfg.budget] if cfg.budget else [])})):
         print(f"warning: {line}")
     if cfg.alarms is not None:
         print(f"{len(result['false_alarms'])} false alarms are in {cfg.alarms}")

@@ -99,11 +99,10 @@ def sweep(heard: Sequence[Heard], machine: Callable, tolerance: float, threshold
 
 
 def best_within(counts: np.ndarray, hits: np.ndarray, allowed: float) -> int | None:
-    """Which of rising thresholds (n,) has the most hits, the lowest if several have, among those from which on no count
-    is above `allowed`; None if the last one's is."""
-    over = np.flatnonzero(counts > allowed)
-    first = int(over[-1]) + 1 if len(over) else 0
-    return first + int(hits[first:].argmax()) if first < len(counts) else None
+    """Which of rising thresholds (n,) has the most hits, the lowest if several have, among those with no more counts
+    than `allowed`; None if none is. Counts need not fall: what is sure of itself too late for a label is false."""
+    kept = np.flatnonzero(counts <= allowed)
+    return int(kept[hits[kept].argmax()]) if len(kept) else None
 
 
 def hours_by_kind(heard: Sequence[Heard], tolerance: float) -> dict[str, float]:

@@ -117,13 +117,14 @@ class ClipDataset(Dataset):
         chance = self.augment.piece_chance
         piece = clip.label == UNKNOWN and self.words and chance and rng.random() < chance
         source = self.words[rng.integers(len(self.words))] if piece else clip
-        wave = self.augment.shape(read_clip(source, self.rate), rng)
+        wave = read_clip(source, self.rate) if source.label != UNKNOWN else self._speech(source, rng)
+        wave = self.augment.shape(wave, rng)
         if piece:
             wave = self._piece(wave, rng)
-        span = word_span(wave, self.rate) if self.spans and clip.label != UNKNOWN else None
-        speech = level(wave if span is None else wave[slice(*span)])
         chance = self.augment.neighbour_chance
         alone = not (chance and self.others and rng.random() < chance)
+        span = word_span(wave, self.rate) if clip.label != UNKNOWN and (self.spans or not alone) else None
+        speech = level(wave if span is None else wave[slice(*span)])
         if span is not None and not alone:  # the neighbours speak where silence was
             wave, span = wave[slice(*span)], (0, span[1] - span[0])
         first, last = span or (0, len(wave))
@@ -173,7 +174,7 @@ class ClipDataset(Dataset):
         first, last = (loud[0], loud[-1] + 1) if len(loud) else (0, 0)
         for begin, end in ((0, first), (last, len(window))):
             while end - begin > self.rate // 10:
-                other = read_clip(self.others[rng.integers(len(self.others))], self.rate)[: 4 * self.window]
+                other = self._speech(self.others[rng.integers(len(self.others))], rng)
                 other = other * np.float32(speech / max(level(other), 1e-6) * 10 ** (rng.uniform(-10, 6) / 20))
                 n = min(len(other), end - begin)
                 if begin == 0:  # before the clip: backwards from it, so that speech runs into speech
@@ -187,6 +188,16 @@ class ClipDataset(Dataset):
         for voice in voices:
             self._neighbours(voice, 1000.0, rng)
         return voices.sum(axis=0)
+
+    def _speech(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
+        """Other speech (n,): of a recording much longer than the window, which is kept, any stretch of four windows."""
+        wave = self._recordings[clip] if clip in self._recordings else read_clip(clip, self.rate)
+        longest = 4 * self.window
+        if len(wave) <= longest:
+            return wave
+        self._recordings[clip] = wave
+        at = int(rng.integers(len(wave) - longest + 1))
+        return wave[at : at + longest]
 
     def _background(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """Any stretch of a recording, repeated where it is shorter than the window; the recording is kept, as it is cut

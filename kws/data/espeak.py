@@ -69,7 +69,9 @@ class Espeak:
         self._library.espeak_SetVoiceByName(accent.encode())
         self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         rest = ctypes.c_char_p(text.encode())
-        said = self._library.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, 0) or b""
+        said = b""
+        while rest.value is not None:  # clause by clause; what is not asked for would come before the next text
+            said += self._library.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, 0) or b""
         return "".join(c for c in said.decode(errors="replace") if c not in "',_:; ")
 
 

@@ -24,7 +24,8 @@ class Recordings:
         self.background = self.root / NOISE if (self.root / NOISE).is_dir() else None
 
     def clips(self, split: str, labels: list[str], count: int) -> list[Clip]:
-        """`count` training clips of each folder, repeated; for validation its takes as they are; none for the test."""
+        """Training clips of each folder, repeated until they are `count`; for validation its takes as they are; for the
+        test none."""
         out = []
         for name in self.found:
             label = name if name in self.words else UNKNOWN
@@ -32,7 +33,7 @@ class Recordings:
             takes = [Clip(str(self.root / name / file), label) for file in names] if label in labels else []
             if split == "train":
                 takes = [take for i, take in enumerate(takes) if i % VALIDATES != VALIDATES - 1]
-                out += islice(cycle(takes), count)
+                out += islice(cycle(takes), max(count, len(takes)))
             elif split == "validation":
                 out += takes[VALIDATES - 1 :: VALIDATES]
         return out

@@ -40,8 +40,8 @@ class Synthetic(Source):
             (None: none is repeated); evaluation has as many for its size. `blended`: the share of Kokoro's clips that
             two voices speak as one.
         recordings: a folder of takes, as kws.record makes: folders of `words`, of other words, of background. Of each
-            word every fifth take validates, whoever speaks, and the others are repeated to be `recordings_share` of its
-            training clips (beside those that are synthesised). The test has none.
+            word every fifth take validates, whoever speaks, and the others are repeated until they are
+            `recordings_share` of `per_word`. The test has none.
         others: folders of real speech in which none of the words is said (`other_speech`); `_unknown_` has all of it.
         accents: espeak-ng languages, `kept_accent` beside them.
         rate, pitch: ranges in words per minute and in espeak's 0 to 99.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from kws.config import check_labels
 from kws.data.manifest import read_manifest
 from kws.data.others import check_folders, other_speech
-from kws.data.source import SPLITS, UNKNOWN, Clip, Source, background_in, hash_split, sound_files, speaker_of
+from kws.data.source import SPLITS, UNKNOWN, Clip, Source, background_in, hash_split, sound_files
 from kws.data.synthetic import Synthetic
 from kws.errors import KwsError
 
@@ -79,7 +79,7 @@ class WakeWord(Source):
         if not os.path.isdir(self.root):
             raise KwsError(f"{self.root}: data.root is not a folder")
         for name in sound_files(self.root):
-            clips[hash_split(speaker_of(name))].append(Clip(os.path.join(self.root, name), self.word))
+            clips[hash_split(os.path.splitext(name)[0])].append(Clip(os.path.join(self.root, name), self.word))
         spoken = other_speech(self.others, self.cut_seconds, self.times["long_times"])
         return {split: clips[split] + spoken[split] for split in SPLITS}
 

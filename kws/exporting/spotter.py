@@ -64,8 +64,8 @@ def export(
         "chunk": n_frames * options.shift_samples, "steps": int(steps),
         "overlap": options.window_samples - options.shift_samples, "step_ms": step_ms,
         "offset_ms": options.frame_length - options.frame_shift, "decision": decision or {}, "state": built.state,
-        "features": _differing(options), "model": trained.config["model"], "licence": licence, "run": run or {},
-        "quantise": quantise,
+        "features": _differing(options), "model": trained.config["model"], "loss": trained.config.get("loss"),
+        "licence": licence, "run": run or {}, "quantise": quantise,
     }  # fmt: skip
     content = write_about(built.proto.SerializeToString(), about)
     if len(content) > MAX_BYTES:

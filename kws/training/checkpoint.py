@@ -11,6 +11,7 @@ from kws import __version__
 from kws.compression import packing
 from kws.errors import KwsError
 from kws.files import replacing
+from kws.spotters import FOLDER
 
 FORMAT = 2  # of files whose weights are packed; others are written as 1
 LAST, BEST = "last.pt", "best.pt"
@@ -45,6 +46,9 @@ def load(path: str | Path, device: str = "cpu") -> dict:
         KwsError: there is none, it is no checkpoint of kws, or it is of a format this version does not know.
     """
     path = find(path)
+    if path.suffix == ".onnx" or (FOLDER / f"{path}.onnx").is_file():
+        raise KwsError(f"checkpoint={path} is an exported file, which listen, evaluate, inspect and serve take; this "
+                       f"needs a run's {BEST} or {LAST}")  # fmt: skip
     if not path.is_file():
         raise KwsError(f"checkpoint {path} does not exist; a run's are in runs/<name>/{BEST} and {LAST}")
     with path.open("rb") as file:

@@ -8,7 +8,7 @@ import torch
 
 from kws import losses
 from kws.data.dataset import ClipDataset, load
-from kws.metrics import confusion_matrix
+from kws.metrics import accuracy, confusion_matrix
 from kws.progress import progress
 from kws.training import distributed
 
@@ -17,6 +17,7 @@ from kws.training import distributed
 class Result:
     loss: float
     matrix: np.ndarray  # (labels, labels) counts: said, heard
+    accuracy: float  # labels that the loss holds alike being one answer
     right: np.ndarray  # (clips,) bool: which of this process's clips it knew, in their order
     clips_per_second: float
 
@@ -44,5 +45,6 @@ def evaluate(model, data: ClipDataset, loss, batch_size: int = 64, workers: int 
     seconds = time.perf_counter() - started
     matrix = distributed.total(torch.from_numpy(confusion_matrix(truth, predicted, n))).numpy()
     total = distributed.total(torch.tensor(total, dtype=torch.float64)).item() / max(1, int(matrix.sum()))
-    right = np.array(truth) == np.array(predicted)
-    return Result(total, matrix, right, len(predicted) / max(seconds, 1e-9))
+    truth, predicted = np.array(truth, int), np.array(predicted, int)
+    right = (truth == predicted) | (np.isin(truth, loss.alike) & np.isin(predicted, loss.alike))
+    return Result(total, matrix, accuracy(matrix, loss.alike), right, len(predicted) / max(seconds, 1e-9))

@@ -51,7 +51,10 @@ def _resume(trainer: Trainer, saved: dict, path: Path) -> bool:
     if saved["optimizer"] is None:
         raise KwsError(f"{path} is packed, and has nothing to resume by: its run's {checkpoint.LAST} has, or use"
                        f" init_from={path}")  # fmt: skip
-    if position["finished"] == "early" or position["step"] >= trainer.total_steps:
+    step, anew = position["step"], position["per_epoch"] != trainer.per_epoch  # other data, or another batch size
+    if anew:
+        step = step // position["per_epoch"] * trainer.per_epoch
+    if position["finished"] == "early" or step >= trainer.total_steps:
         if path.parent.resolve() != trainer.folder.resolve():
             raise KwsError(f"{path} has nothing left to train: raise train.epochs, or use init_from={path}")
         if differences:
@@ -77,9 +80,8 @@ def _resume(trainer: Trainer, saved: dict, path: Path) -> bool:
     dropped = checkpoint.restore_optimizer(
         trainer.optimizer, trainer.model, saved["optimizer"], set() if other else set(report.kept), settings=same
     )
-    trainer.step, trainer.best, trainer.waited = position["step"], saved["best"], position["waited"]
-    if position["per_epoch"] != trainer.per_epoch:  # other data or another batch size: the epoch begins anew
-        trainer.step = position["step"] // position["per_epoch"] * trainer.per_epoch
+    trainer.step, trainer.best, trainer.waited = step, saved["best"], position["waited"]
+    if anew:
         say(f"an epoch has {trainer.per_epoch} batches instead of {position['per_epoch']}: it begins anew")
     if same and trainer.step == position["step"]:
         trainer.schedule.load_state_dict(saved["schedule"])

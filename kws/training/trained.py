@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 
+from kws.errors import KwsError
 from kws.features import FbankOptions, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.losses import PerClip
@@ -40,6 +41,8 @@ def open_checkpoint(path: str | Path, device: str = "cpu", averaged: bool = True
         KwsError: the file is missing, foreign, cut short or of a newer format.
     """
     saved = checkpoint.load(path, device)
+    if "model" not in saved["config"]:
+        raise KwsError(f"{path} is no spotter, but a network to begin training with: init_from={path}")
     options = make_options(**saved["features"])
     labels = saved["labels"]
     model = instantiate(

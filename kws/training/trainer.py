@@ -22,7 +22,6 @@ from kws.data.source import Source
 from kws.errors import KwsError
 from kws.features import describe, make_options
 from kws.features.extractor import FeatureExtractor
-from kws.metrics import accuracy
 from kws.models.cost import cost
 from kws.progress import progress
 from kws.training import checkpoint, distributed
@@ -214,7 +213,7 @@ class Trainer:
         torch.manual_seed(np.random.SeedSequence([self.cfg.seed, self.step, self.rank]).generate_state(1)[0].item())
         frames, labels = batch["frames"].to(self.device), batch["label"].to(self.device)
         ended = batch["ended"].to(self.device).div(self.model.stride, rounding_mode="floor")
-        count = distributed.total(torch.tensor(len(labels))).item()
+        count = max(distributed.total(torch.tensor(len(labels))).item(), 1)  # there may be none that could be read
         with torch.no_grad():
             frames = mask(frames, batch["masks"].to(self.device), self.model.mean)
             target = losses.targets(labels, len(self.labels), c.label_smoothing)
@@ -273,7 +272,7 @@ class Trainer:
             "step": self.step,
             "epoch": epoch,
             "validation_loss": result.loss,
-            "validation_accuracy": accuracy(result.matrix, self.loss.alike),
+            "validation_accuracy": result.accuracy,
         }
         self._note(row)
         before = self.best.get("validation_accuracy", -1.0)

@@ -69,10 +69,11 @@ class Judge:
 def streams(judge: Judge, source, split: str, seed: int = 0) -> dict[str, np.ndarray]:
     """Other speech of a split, its recordings one after another in one sound for each folder, and for what is made."""
     clips = [clip for clip in source.clips(split) if clip.label == UNKNOWN]
-    made = [clip for clip in source.synthetic.clips(split) if clip.label == UNKNOWN]
-    groups = {Path(f).name: [clip for clip in clips if Path(f) in Path(clip.path).parents] for f in source.others}
+    groups = {f: [clip for clip in clips if Path(f) in Path(clip.path).parents] for f in source.others}
+    if source.synthetic is not None:
+        groups["synthetic"] = [clip for clip in source.synthetic.clips(split) if clip.label == UNKNOWN]
     out, rng = {}, np.random.default_rng(seed)
-    for name, group in {**groups, "synthetic": made}.items():
+    for name, group in groups.items():
         group = list(dict.fromkeys(group))  # for training a long recording is listed often
         if group:
             out[name] = np.concatenate([read_clip(group[i], judge.rate) for i in rng.permutation(len(group))])
@@ -82,17 +83,19 @@ def streams(judge: Judge, source, split: str, seed: int = 0) -> dict[str, np.nda
 def report(judge: Judge, source, split: str) -> None:
     words = [clip for clip in source.clips(split) if clip.label == source.word]
     noise = [read_clip(clip, judge.rate) for clip in source.noise(split)]
-    crowd = [read_clip(clip, judge.rate) for clip in source.synthetic.noise(split) if "babble" in clip.path]
-    heard = {"clean": judge.words(words, noise, None)}
-    for kind, beds in (("", noise), ("babble ", crowd)):
-        heard |= {f"{kind}{snr} dB": judge.words(words, beds, snr) for snr in (10, 0)}
+    beds = {"": noise}
+    if source.synthetic is not None:
+        beds["babble "] = [read_clip(c, judge.rate) for c in source.synthetic.noise(split) if "babble" in c.path]
+    heard = {"clean": judge.words(words, noise, None)} if words else {}
+    for kind, bed in beds.items() if words else ():
+        heard |= {f"{kind}{snr} dB": judge.words(words, bed, snr) for snr in (10, 0)}
     speech = {
         name: (judge.scores(sound), len(sound) / judge.rate / 3600)
         for name, sound in streams(judge, source, split).items()
     }
     print(f"{split}: {len(words)} recordings of the word, {DRAWS} draws of background each; false alarms in "
           + ", ".join(f"{name} {hours:.2f} h" for name, (_, hours) in speech.items()))  # fmt: skip
-    print("threshold " + "".join(f"{name:>24}" for name in heard) + "".join(f"{name:>18}" for name in speech))
+    print("threshold " + "".join(f"{name:>24}" for name in heard) + "".join(f"{Path(f).name:>18}" for f in speech))
     for threshold in THRESHOLDS:
         row = f"{threshold:<10}"
         for tried in heard.values():
