@@ -14,7 +14,9 @@ from kws import audio
 from kws.data.dataset import ClipDataset
 from kws.data.espeak import SAMPLE_RATE, engine
 from kws.errors import KwsError
-from kws.losses import PerClip
+from kws.evaluate import open_exported
+from kws.exporting.spotter import export
+from kws.losses import MaxPool, PerClip
 from kws.metrics import accuracy, confusion_matrix, difference_interval, per_word, wilson_interval
 from kws.spotters import FOLDER
 from kws.training.evaluation import evaluate as judged
@@ -125,6 +127,28 @@ def test_an_exported_file_answers_as_its_checkpoint_does(corpus, folder, tmp_pat
     refused = run(f"checkpoint={file}", module="kws.evaluate", check=False)
     assert refused.returncode == 2
     assert "does not say which data it was trained on" in refused.stderr
+
+
+def test_an_exported_file_is_judged_as_it_was_trained(folder, tmp_path):
+    trained = open_checkpoint(folder)
+    trained.config["loss"] = {"_target_": "kws.losses.MaxPool", "tail_ms": 400.0, "guard_ms": 100.0}
+    export(trained, tmp_path / "s.onnx", 100)
+    clips = instantiate(OmegaConf.create(trained.config["data"]), _convert_="all").clips("test")
+    found = []
+    for one in (trained, open_exported(str(tmp_path / "s.onnx"))):
+        loss = one.loss()
+        assert isinstance(loss, MaxPool)
+        data = ClipDataset(clips, one.labels, one.extractor, 700, spans=True)
+        found.append(judged(one.model, data, loss))
+    assert found[0].loss == pytest.approx(found[1].loss, rel=0.02)
+    assert (found[0].right != found[1].right).sum() <= 1
+
+
+def test_words_that_the_data_lacks_are_named(folder, corpus):
+    data = ["data=folder", f"data.root={corpus}", "data.words=[low,lwo]"]
+    refused = run(f"checkpoint={folder}", *data, module="kws.evaluate", check=False)
+    assert refused.returncode == 2
+    assert "data.words: the data has no lwo" in refused.stderr
 
 
 def test_noise_makes_it_harder(folder, tmp_path):

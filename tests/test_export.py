@@ -258,12 +258,28 @@ def test_the_commands(folder, tmp_path):
     said = subprocess.run([sys.executable, "-m", "kws.inspect", str(out)], cwd=ROOT, capture_output=True, text=True)
     for words in ("low", "16000 Hz", "chunks of 100 ms", "CC0", "a score of 0.5", "fbank", "averaged True"):
         assert words in said.stdout, words
+    for wrong, reason in ((["speach"], "no file or run 'speach'"), ([str(out), "jsn=true"], "expected one file")):
+        told = subprocess.run([sys.executable, "-m", "kws.inspect", *wrong], cwd=ROOT, capture_output=True, text=True)
+        assert (told.returncode, "Traceback" in told.stderr, reason in told.stderr) == (2, False, True)
     by_torch = run(f"checkpoint={folder}", f"input={tmp_path / 'said.wav'}", *decision, module="kws.listen")
     by_file = run(f"checkpoint={out}", f"input={tmp_path / 'said.wav'}", module="kws.listen")  # its own decision
     assert len(by_torch.stdout.splitlines()) >= 3
     assert by_file.stdout == by_torch.stdout
     never = run(f"checkpoint={out}", f"input={tmp_path / 'said.wav'}", "decision.threshold=1.5", module="kws.listen")
     assert never.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([], "checkpoint=… is missing"),
+        (["checkpoint=computer"], "checkpoint=computer is an exported file, which listen, evaluate"),
+        (["checkpoint=runs/none", "output=x.tfl"], "output=x.tfl: expected a name that ends in .onnx"),
+    ],
+)
+def test_mistakes_are_named(given, reason):
+    done = run(*given, module="kws.export", check=False)
+    assert (done.returncode, reason in done.stderr) == (2, True), done.stderr
 
 
 def test_a_word_and_its_rate(folder, tmp_path):
