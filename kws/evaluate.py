@@ -173,7 +173,7 @@ def chosen_clips(cfg: DictConfig, trained: Trained | None = None) -> tuple[Sourc
         }
     )
     source = instantiate(whole.data, _convert_="all")
-    if missing := [word for word in source.words if word not in source.spoken]:
+    if missing := [word for word in whole.data.get("words") or [] if word not in source.spoken]:
         raise KwsError(f"data.words: the data has no {', '.join(missing)}")
     if trained and not set(source.labels) <= set(trained.labels):  # a task of other words: those in both are asked
         words = [label for label in trained.labels if label in source.spoken and not label.startswith("_")]

@@ -107,7 +107,7 @@ def judge(cfg: DictConfig, path: str, snrs: list[float], per_hour: list[float]) 
         del heard  # before the next condition's are made
     result["threshold"] = {word: decision.threshold[i] for word, i in zip(words, decision.words, strict=True)}
     print(table(path, result, per_hour))
-    for line in warnings(result["hours"], sorted({*per_hour, *([cfg.budget] if cfg.budget else [])})):
+    for line in warnings(result["hours"], sorted({*per_hour, *_listed(cfg.budget)})):
         print(f"warning: {line}")
     if cfg.alarms is not None:
         print(f"{len(result['false_alarms'])} false alarms are in {cfg.alarms}")
