@@ -37,7 +37,6 @@ from kws.config import command, conf_dir
 from kws.data.dataset import ClipDataset
 from kws.errors import KwsError
 from kws.features.extractor import FeatureExtractor
-from kws.metrics import wilson_interval
 from kws.models.cost import cost
 from kws.train import train
 from kws.training import checkpoint
@@ -162,11 +161,10 @@ def measured(path: Path, trained: Trained, config: dict, workers: int) -> dict:
         noise=source.noise("validation"), spans=loss.spans,
     )  # fmt: skip
     result = evaluate(trained.model, data, loss, workers=workers)
-    share, clips = result.accuracy, int(result.matrix.sum())
     costs = cost(trained.model, trained.options.frame_shift, trained.options.frame_length)
     return {
-        "accuracy": share, "interval": wilson_interval(round(share * clips), clips),
-        "clips": clips, "file_bytes": path.stat().st_size, "parameters": costs.parameters,
+        "accuracy": result.accuracy, "interval": result.interval, "clips": result.clips,
+        "file_bytes": path.stat().st_size, "parameters": costs.parameters,
         "memory_bytes": sum(value.nbytes for value in trained.model.state_dict().values()),
         "macs_per_second": costs.macs_per_second,
     }  # fmt: skip

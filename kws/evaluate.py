@@ -35,7 +35,7 @@ from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
 from kws.errors import KwsError
 from kws.features import FbankOptions, describe, make_options
 from kws.features.extractor import FeatureExtractor
-from kws.metrics import difference_interval, per_word, wilson_interval
+from kws.metrics import difference_interval, per_word
 from kws.models.cost import cost
 from kws.runtime import Spotter
 from kws.spotters import beside, find_all
@@ -60,10 +60,9 @@ class Samples:
 class Exported(torch.nn.Module):
     """Stands for the model of an exported file."""
 
-    def __init__(self, spotter: Spotter):
+    def __init__(self, spotter: Spotter, shift_ms: float):
         super().__init__()
-        self.opened = spotter.stream()
-        self.stride = round(spotter.step_ms / make_options(**spotter.about["features"]).frame_shift)
+        self.opened, self.stride = spotter.stream(), round(spotter.step_ms / shift_ms)
         self.register_buffer("mean", torch.zeros(1))  # where it runs
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
@@ -82,7 +81,7 @@ def open_exported(path: str) -> Trained:
     about, options = spotter.about, make_options(**spotter.about["features"])
     config = {"features": describe(options), "train": {"window_ms": about["run"].get("window_ms", 1200)},
               "loss": about.get("loss")}  # fmt: skip
-    return Trained(Exported(spotter), Samples(options), spotter.labels, options, config)
+    return Trained(Exported(spotter, options.frame_shift), Samples(options), spotter.labels, options, config)
 
 
 @command("evaluate")
@@ -139,15 +138,14 @@ def judge(cfg: DictConfig, given: str) -> Judged:
     loss = trained.loss()
     data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr, spans=loss.spans)
     result = evaluate(trained.model, data, loss, cfg.batch_size, cfg.workers, show=True)
-    matrix, share = result.matrix, result.accuracy
-    total = int(matrix.sum())
-    low, high = wilson_interval(round(share * total), total)
+    matrix, share, total = result.matrix, result.accuracy, result.clips
     name = f"confusion-{Path(given).stem}-{split}.png" if exported else f"confusion-{split}.png"
     picture = Path(cfg.plot) if cfg.plot else beside(given) / name
     asked = [label for label in trained.labels if label in set(source.labels)]
     figures = {
         "checkpoint": given, "split": split, "snr": cfg.snr, "clips": total, "accuracy": share,
-        "interval": [low, high], "words": per_word(matrix, trained.labels), "clips_per_second": result.clips_per_second,
+        "interval": list(result.interval), "words": per_word(matrix, trained.labels),
+        "clips_per_second": result.clips_per_second,
     }  # fmt: skip
     if exported:
         figures |= {"bytes": Path(given).stat().st_size}

@@ -25,7 +25,6 @@ from kws.config import command
 from kws.data.synthetic import Synthetic
 from kws.errors import KwsError
 from kws.features.store import locked
-from kws.metrics import wilson_interval
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
 from kws.training.start import begin
@@ -85,9 +84,8 @@ def _train(trainer: Trainer) -> float:
     model.load_state_dict(saved["ema"] or saved["model"])
     result = evaluate(model, trainer.data["validation"], trainer.loss, trainer.cfg.train.batch_size)
     if distributed.is_first():
-        share, count = result.accuracy, int(result.matrix.sum())
-        low, high = wilson_interval(round(share * count), count)
-        title = f"{trainer.cfg.name}: {100 * share:.1f} % of {count} validation clips"
+        share, (low, high) = result.accuracy, result.interval
+        title = f"{trainer.cfg.name}: {100 * share:.1f} % of {result.clips} validation clips"
         plots.confusion(result.matrix, trainer.labels, picture, title)
         say(f"best: epoch {best['epoch']}, validation {100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f})")
         say(f"pictures: {folder}/curves.png, {folder}/confusion.png")

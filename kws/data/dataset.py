@@ -196,8 +196,7 @@ class ClipDataset(Dataset):
         if len(wave) <= longest:
             return wave
         self._recordings[clip] = wave
-        at = int(rng.integers(len(wave) - longest + 1))
-        return wave[at : at + longest]
+        return _stretch(wave, longest, rng)
 
     def _background(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """Any stretch of a recording, repeated where it is shorter than the window; the recording is kept, as it is cut
@@ -207,8 +206,13 @@ class ClipDataset(Dataset):
         wave = self._recordings[clip]
         if len(wave) < self.window:
             wave = np.tile(wave, -(-self.window // len(wave)))
-        at = int(rng.integers(len(wave) - self.window + 1))
-        return wave[at : at + self.window]
+        return _stretch(wave, self.window, rng)
+
+
+def _stretch(wave: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Any n samples on end of a wave that has as many."""
+    at = int(rng.integers(len(wave) - n + 1))
+    return wave[at : at + n]
 
 
 def read_clip(clip: Clip, rate: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 
 from kws import losses
 from kws.data.dataset import ClipDataset, load
-from kws.metrics import accuracy, confusion_matrix
+from kws.metrics import accuracy, confusion_matrix, wilson_interval
 from kws.progress import progress
 from kws.training import distributed
 
@@ -20,6 +20,15 @@ class Result:
     accuracy: float  # labels that the loss holds alike being one answer
     right: np.ndarray  # (clips,) bool: which of this process's clips it knew, in their order
     clips_per_second: float
+
+    @property
+    def clips(self) -> int:
+        return int(self.matrix.sum())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % (Wilson), of the accuracy."""
+        return wilson_interval(round(self.accuracy * self.clips), self.clips)
 
 
 @torch.no_grad()

@@ -86,9 +86,8 @@ def report(judge: Judge, source, split: str) -> None:
     beds = {"": noise}
     if source.synthetic is not None:
         beds["babble "] = [read_clip(c, judge.rate) for c in source.synthetic.noise(split) if "babble" in c.path]
-    heard = {"clean": judge.words(words, noise, None)} if words else {}
-    for kind, bed in beds.items() if words else ():
-        heard |= {f"{kind}{snr} dB": judge.words(words, bed, snr) for snr in (10, 0)}
+    ways = {"clean": (noise, None)} | {f"{kind}{snr} dB": (bed, snr) for kind, bed in beds.items() for snr in (10, 0)}
+    heard = {name: judge.words(words, *how) for name, how in ways.items()} if words else {}
     speech = {
         name: (judge.scores(sound), len(sound) / judge.rate / 3600)
         for name, sound in streams(judge, source, split).items()
