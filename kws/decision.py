@@ -63,8 +63,8 @@ class Decision:
         for key, limit in limits.items():
             if key not in (DEFAULT, *words):
                 raise ValueError(f"threshold names {key!r}, which is no word here: {', '.join(words)} (or {DEFAULT})")
-            if not isinstance(limit, int | float) or isinstance(limit, bool) or not limit > 0:
-                raise ValueError(f"threshold of {key}: expected a number above 0, not {limit!r}")
+            if not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 < limit < 2:
+                raise ValueError(f"threshold of {key}: expected a score above 0, not {limit!r} (above 1: never)")
         limits = {**dict.fromkeys(words, limits.get(DEFAULT, THRESHOLD)), **limits}
         self.threshold = [float(limits.get(label, np.inf)) for label in self.labels]
         self.release = [release * limit for limit in self.threshold]

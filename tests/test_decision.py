@@ -86,6 +86,7 @@ def test_thresholds_by_word():
     [
         ({"yse": 0.5}, "'yse', which is no word here: yes, no"),
         ({"_silence_": 0.5}, "_silence_"),
+        (80, "threshold of _default_.*80"),
         ({"yes": "high"}, "threshold of yes.*'high'"),
         ({"_default_": True}, "True"),
         (0, "above 0, not 0"),
