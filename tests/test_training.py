@@ -175,6 +175,28 @@ def test_a_student_answers_as_its_teachers_do(corpus, finished, tmp_path):
     assert trained(corpus, tmp_path / "run", *distilled) > 0
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
+def test_compiled_it_learns_the_same(corpus, tmp_path):
+    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
+    for folder in (plain, compiled):
+        trained(corpus, folder, "model.dropout=0", "train.mixup=0.2", f"train.compile={folder == compiled}")
+    steps = [losses(folder) for folder in (plain, compiled)]
+    assert len(steps[0]) == len(steps[1]) > 10
+    assert np.allclose(*steps, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_says_so(corpus, tmp_path):
+    nowhere = {"CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "kws.train", *tiny(corpus), "train.compile=true", f"runs={tmp_path}"], text=True,
+        cwd=ROOT, capture_output=True, env={**os.environ, **nowhere, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "train.compile=true: torch cannot compile, which takes a C++ compiler" in ended.stderr.splitlines()[-1]
+
+
 def test_teachers_that_cannot_teach_are_named(corpus, finished, tmp_path):
     teacher = f"train.teachers=[{finished[0]}]"
     with pytest.raises(KwsError, match=r"train\.teachers: .* answers .*; expected"):

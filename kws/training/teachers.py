@@ -6,6 +6,7 @@ from torch import Tensor
 from kws.errors import KwsError
 from kws.features import describe
 from kws.models import fold
+from kws.training.compiling import compiled_for
 from kws.training.trained import open_checkpoint
 
 
@@ -17,12 +18,13 @@ class Teachers:
     Args:
         paths: checkpoints, or folders of runs.
         labels, features: of the student.
+        size: of the batches to compile them for; None: they are not compiled.
 
     Raises:
         KwsError: a checkpoint cannot be read, or has other labels or another front-end.
     """
 
-    def __init__(self, paths: list[str], labels: list[str], features: dict, device: str):
+    def __init__(self, paths: list[str], labels: list[str], features: dict, device: str, size: int | None = None):
         trained = [open_checkpoint(path, device) for path in paths]
         for path, one in zip(paths, trained, strict=True):
             if one.labels != labels:
@@ -31,9 +33,10 @@ class Teachers:
                 raise KwsError(
                     f"train.teachers: {path} has another front-end: {describe(one.options)}; expected {features}"
                 )
-        self.models = [fold(one.model) for one in trained]
+        answers = [fold(one.model).clip_logits for one in trained]
+        self.answers = [compiled_for(size, answer) for answer in answers] if size else answers
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
         """Frames (batch, frames, dim) to probabilities (batch, classes)."""
-        return torch.stack([model.clip_logits(frames).softmax(dim=1) for model in self.models]).mean(dim=0)
+        return torch.stack([answer(frames).softmax(dim=1) for answer in self.answers]).mean(dim=0)

@@ -25,6 +25,7 @@ from kws.features.extractor import FeatureExtractor
 from kws.models.cost import cost
 from kws.progress import progress
 from kws.training import checkpoint, distributed
+from kws.training.compiling import compiled_for
 from kws.training.evaluation import evaluate
 from kws.training.log import RunLog
 from kws.training.spelling import spelling
@@ -63,6 +64,8 @@ class Trainer:
         c = cfg.train
         if c.precision not in ("float32", "bf16"):
             raise KwsError(f"train.precision={c.precision}: choose float32 or bf16")
+        if c.compile not in (True, False):
+            raise KwsError(f"train.compile={c.compile}: choose true or false")
         for name, (kind, least, below) in LIMITS.items():
             value = c[name] or 0
             if not isinstance(value, int | kind) or not least <= value < below:
@@ -103,7 +106,11 @@ class Trainer:
         ).to(self.device)
         self.frozen = self._freeze(c.frozen, loss)
         self.loss = instantiate(cfg.loss, labels=self.labels, step_ms=self.model.stride * options.frame_shift)
-        self.teachers = Teachers(list(c.teachers), self.labels, self.features, self.device) if c.teachers else None
+        share = len(range(self.rank, c.batch_size, self.world)) if c.compile else None
+        self.logits = compiled_for(share, self.loss.logits) if share else self.loss.logits
+        self.teachers = None
+        if c.teachers:
+            self.teachers = Teachers(list(c.teachers), self.labels, self.features, self.device, share)
         self.ema = copy.deepcopy(self.model) if c.ema else None
         self.method = instantiate(cfg.compress, _convert_="all") if cfg.get("compress") else Method()
         if isinstance(self.method, Structure):
@@ -156,6 +163,8 @@ class Trainer:
             f"{len(self.data['train'])} training clips, {len(self.data['validation'])} for validation, "
             f"{len(self.labels)} labels: {' '.join(self.labels)}"
         )
+        if c.compile:
+            say("compiling: the first batch takes a minute")
         self.started, self.first_step = time.monotonic(), self.step
         if self.rank == 0:
             if self.step == 0:  # afresh, whatever stood here
@@ -227,7 +236,7 @@ class Trainer:
         self.optimizer.zero_grad()
         with self.method.within(self.model, self.step / self.total_steps):
             with torch.autocast(self.device, torch.bfloat16, enabled=c.precision == "bf16"):
-                logits = self.loss.logits(self.model, frames)
+                logits = self.logits(self.model, frames)
             loss = self.loss(logits, target, ended, batch["said"].to(self.device)).sum() / count
             loss.backward()
         distributed.sum_gradients(self.model)
