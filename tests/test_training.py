@@ -145,6 +145,7 @@ def test_the_second_training_in_one_folder_is_refused_with_the_first_ones_number
         ("workers=-1", "expected a whole number of at least 0"),
         ("ema=1.5", "expected a number of at least 0 and below 1"),
         ("mixup=-1", "expected a number of at least 0"),
+        ("compile=maybe", "choose true or false"),
     ],
 )
 def test_numbers_that_cannot_be_are_named(corpus, tmp_path, wrong, expected):
