@@ -31,11 +31,11 @@ from torch import Tensor, nn
 
 from kws import plots
 from kws.compression import Method, Structure
-from kws.compression.method import Carry, check
+from kws.compression.method import Carry
 from kws.compression.packing import Stored
 from kws.config import command, conf_dir
 from kws.data.dataset import ClipDataset
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 from kws.features.extractor import FeatureExtractor
 from kws.models.cost import cost
 from kws.train import train
@@ -48,9 +48,9 @@ from kws.training.trainer import Stopped
 @command("compress")
 def main(cfg: DictConfig) -> None:
     tune = cfg.finetune
-    check("finetune.epochs", tune.epochs, lambda epochs: epochs >= 0, "a whole number of at least 0", int)
+    check_number("finetune.epochs", tune.epochs, lambda epochs: epochs >= 0, "a whole number of at least 0", int)
     if tune.lr is not None:
-        check("finetune.lr", tune.lr, lambda lr: lr > 0, "a number above 0, or null")
+        check_number("finetune.lr", tune.lr, lambda lr: lr > 0, "a number above 0, or null")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     source = checkpoint.find(cfg.checkpoint)

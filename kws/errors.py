@@ -1,5 +1,8 @@
 """Mistakes that the user can act on."""
 
+import math
+from collections.abc import Callable
+
 
 class KwsError(Exception):
     """What was found, what was expected, what to do. Commands print it in a line, without a trace, and exit with 2."""
@@ -11,3 +14,9 @@ class OptionError(KwsError, ValueError):
 
 class AudioError(ValueError):
     """A sound that cannot be used: which file, what was found, what was expected."""
+
+
+def check_number(name: str, value, fits: Callable[[float], bool], expected: str, kind: type = int | float) -> None:
+    """Raises KwsError unless a setting is a finite number that fits, whole where `kind` is int; true is none."""
+    if isinstance(value, bool) or not isinstance(value, kind) or not abs(value) < math.inf or not fits(value):
+        raise KwsError(f"{name}={value}: expected {expected}")

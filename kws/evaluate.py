@@ -32,7 +32,7 @@ from kws.alarms import report as long_audio
 from kws.config import command
 from kws.data.dataset import ClipDataset
 from kws.data.source import SILENCE, SPLITS, UNKNOWN, Clip, Source
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 from kws.features import FbankOptions, describe, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.metrics import difference_interval, per_word
@@ -92,8 +92,7 @@ def main(cfg: DictConfig) -> None:
     if not isinstance(cfg.snr, int | float | None):
         raise KwsError(f"snr={cfg.snr}: several are for labels=; clips are given one")
     for name, least in (("batch_size", 1), ("workers", 0)):
-        if type(cfg[name]) is not int or cfg[name] < least:
-            raise KwsError(f"{name}={cfg[name]}: expected a whole number of at least {least}")
+        check_number(name, cfg[name], lambda n, least=least: n >= least, f"a whole number of at least {least}", int)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     given = find_all(cfg.checkpoint)

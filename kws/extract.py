@@ -20,7 +20,6 @@ SIGTERM, with all saved.
 """
 
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -35,7 +34,7 @@ from kws.computer import Computer, Features
 from kws.config import command
 from kws.data import lhotse
 from kws.data.kaldi_directory import DataDirectory
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 from kws.features import FbankOptions, describe, make_options
 from kws.features.store import TABLES, FeatureFolder, Row
 from kws.outputs import DIRECTORY, check_keys, write_directory, write_lhotse
@@ -182,11 +181,10 @@ def main(cfg: DictConfig) -> None:
         if cfg[name] not in choices and (name, cfg[name]) != ("manifest", None):
             raise KwsError(f"{name}={cfg[name]}: choose one of {', '.join(choices)}")
     for name in ("channel", "workers"):
-        if cfg[name] is not None and (type(cfg[name]) is not int or cfg[name] < 0):
-            raise KwsError(f"{name}={cfg[name]}: expected a whole number from 0, or null")
+        if cfg[name] is not None:
+            check_number(name, cfg[name], lambda n: n >= 0, "a whole number from 0, or null", int)
     for name, what in (("min_duration", "seconds, 0 or more"), ("vtln_warp", "about 1")):
-        if type(cfg[name]) not in (int, float) or not 0 <= cfg[name] < math.inf:
-            raise KwsError(f"{name}={cfg[name]}: expected a number, {what}")
+        check_number(name, cfg[name], lambda n: n >= 0, f"a number, {what}")
     for name in ("resample", "allow_truncated", "retry_failed", "compress", "subtract_mean", "allow_pipes", "plot"):
         if not isinstance(cfg[name], bool):  # "no" would count as true
             raise KwsError(f"{name}={cfg[name]}: expected true or false")

@@ -18,7 +18,7 @@ from kws.alarms.labels import Label, Recording, write_labels
 from kws.config import command
 from kws.data.joining import joined
 from kws.data.source import SILENCE, UNKNOWN
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 from kws.evaluate import chosen_clips
 from kws.progress import progress
 
@@ -35,12 +35,12 @@ def main(cfg: DictConfig) -> None:
         raise KwsError(f"said={cfg.said}: choose one of {', '.join(SAID)}")
     if cfg.get("data") is None:
         raise KwsError("data=SOURCE is missing: speech_commands, folder, …")
-    for key, kind in {"minutes": int | float, "sample_rate": int, "clips": int | None}.items():
-        if not isinstance(cfg[key], kind) or not (cfg[key] is None or cfg[key] > 0):
-            raise KwsError(f"{key}={cfg[key]}: expected a number above 0")
-    for key in ("gap_ms", "snr"):
-        if not isinstance(cfg[key], int | float) or (key == "gap_ms" and cfg[key] < 0):
-            raise KwsError(f"{key}={cfg[key]}: expected {'0 or more' if key == 'gap_ms' else 'dB'}")
+    check_number("minutes", cfg.minutes, lambda minutes: minutes > 0, "a number above 0")
+    check_number("sample_rate", cfg.sample_rate, lambda rate: rate > 0, "a whole number above 0", int)
+    if cfg.clips is not None:
+        check_number("clips", cfg.clips, lambda clips: clips > 0, "a whole number above 0, or null", int)
+    check_number("gap_ms", cfg.gap_ms, lambda gap: gap >= 0, "0 or more")
+    check_number("snr", cfg.snr, lambda _: True, "dB")
     _, clips, noise, _ = chosen_clips(cfg)
     # a long recording of other speech is listed as often as training is to hear it
     clips = list(dict.fromkeys(clip for clip in clips if clip.label != SILENCE and SAID[cfg.said](clip)))

@@ -29,7 +29,7 @@ from kws import audio
 from kws.config import command
 from kws.data.source import NOISE, UNKNOWN
 from kws.data.speaking import write
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 from kws.listening.meter import Meter
 from kws.listening.microphone import sounddevice
 from kws.listening.sound import opened
@@ -74,14 +74,11 @@ def _check(cfg: DictConfig) -> None:
             raise KwsError(f"{key}={name}: cannot be the name of a {'folder' if key == 'word' else 'file'}")
     if cfg.word.startswith("_") and cfg.word not in (NOISE, UNKNOWN):
         raise KwsError(f"word={cfg.word}: expected a word, {UNKNOWN} or {NOISE}")
-    if not isinstance(cfg.takes, int) or cfg.takes < 1:
-        raise KwsError(f"takes={cfg.takes}: expected a number of takes, 1 or more")
+    check_number("takes", cfg.takes, lambda takes: takes >= 1, "a number of takes, 1 or more", int)
     for key in ("seconds", "margin_ms", "shortest_ms", "longest_ms", "chunk_ms"):
-        if isinstance(cfg[key], bool) or not isinstance(cfg[key], int | float) or not 0 < cfg[key] < 1e6:
-            raise KwsError(f"{key}={cfg[key]}: expected a number above 0")
+        check_number(key, cfg[key], lambda length: 0 < length < 1e6, "a number above 0")
     for key in ("level", "snr"):
-        if isinstance(cfg[key], bool) or not isinstance(cfg[key], int | float):
-            raise KwsError(f"{key}={cfg[key]}: expected a number of dB")
+        check_number(key, cfg[key], lambda _: True, "a number of dB")
 
 
 def _record(recorder, sessions: Iterator, meter: Meter, lag) -> None:

@@ -425,7 +425,8 @@ def test_joined_clips_are_where_the_labels_say(corpus, long, tmp_path, capsys):
     for reason, more in [
         ("said=x: choose one of words, others, all", "said=x"), ("minutes=0: expected", "minutes=0"),
         ("minutes=ten: expected", "minutes=ten"), (r"clips=2\.5: expected", "clips=2.5"),
-        ("gap_ms=-1: expected 0 or more", "gap_ms=-1"), ("snr=None: expected dB", "snr=null"),
+        ("gap_ms=-1: expected 0 or more", "gap_ms=-1"), ("gap_ms=True: expected", "gap_ms=true"),
+        ("snr=None: expected dB", "snr=null"),
     ]:  # fmt: skip
         with pytest.raises(KwsError, match=reason):
             call(join, f"output={tmp_path / 'no'}", *again, more)
@@ -530,12 +531,12 @@ def test_settings_that_cannot_be_are_named(folder, long, tmp_path):
         ((two, labels, "budget=1"), "budget=1: for one checkpoint at a time"),
         ((two, labels, f"alarms={tmp_path}"), "for one checkpoint at a time"),
         ((f"checkpoint={onnx}", labels, "budget=1"), "budget= needs a checkpoint"),
-        ((f"checkpoint={folder}", labels, "per_hour=[0]"), r"per_hour=\[0\]: expected numbers above 0"),
+        ((f"checkpoint={folder}", labels, "per_hour=[0]"), "per_hour=0: expected numbers above 0"),
         ((f"checkpoint={folder}", labels, "per_hour=0"), "per_hour=0: expected numbers above 0"),
         ((f"checkpoint={folder}", labels, "budget=-1"), "budget=-1: expected numbers above 0"),
         ((f"checkpoint={folder}", labels, "budget=0"), "budget=0: expected numbers above 0"),
-        ((f"checkpoint={folder}", labels, "tolerance_ms=null"), "tolerance_ms=None, lowest="),
-        ((f"checkpoint={folder}", labels, "snr=[x]"), r"snr=\['x'\]: expected dB"),
+        ((f"checkpoint={folder}", labels, "tolerance_ms=null"), "tolerance_ms=None: expected 0 or more"),
+        ((f"checkpoint={folder}", labels, "snr=[x]"), "snr=x: expected dB"),
         ((f"checkpoint={folder}", labels, "snr=20"), "needs noise=FOLDER"),
         ((f"checkpoint={folder}", labels, "decision.threshold=-1"), "decision: threshold of"),
         ((f"checkpoint={folder}", "snr=[20,10]"), "clips are given one"),

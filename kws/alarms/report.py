@@ -25,7 +25,7 @@ from kws.alarms.sweep import (
 from kws.alarms.tables import false_rate, figures, missed, table, warnings
 from kws.audio import recording
 from kws.decision import Decision
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 from kws.listening.clips import AFTER_S, BEFORE_S
 from kws.listening.opened import open_spotter
 from kws.progress import progress
@@ -63,13 +63,12 @@ def _check(cfg: DictConfig, given: list[str], snrs: list, per_hour: list) -> Non
     if cfg.budget is not None and given[0].endswith(".onnx"):
         raise KwsError("budget= needs a checkpoint: choose its thresholds, and kws.export writes them into the file")
     for key, values in {"per_hour": per_hour, "budget": [1 if cfg.budget is None else cfg.budget]}.items():
-        if not values or not all(isinstance(v, int | float) and v > 0 for v in values):
-            raise KwsError(f"{key}={cfg[key]}: expected numbers above 0")
-    numbers = all(isinstance(v, int | float) for v in (cfg.tolerance_ms, cfg.lowest))
-    if not numbers or not cfg.tolerance_ms >= 0 or not 0 <= cfg.lowest < THRESHOLDS[-1]:
-        raise KwsError(f"tolerance_ms={cfg.tolerance_ms}, lowest={cfg.lowest}: expected 0 or more, and 0 to 0.99")
-    if not all(isinstance(snr, int | float) for snr in snrs):
-        raise KwsError(f"snr={cfg.snr}: expected dB, as 20 or [20,10,0]")
+        for value in values or [None]:
+            check_number(key, value, lambda rate: rate > 0, "numbers above 0")
+    check_number("tolerance_ms", cfg.tolerance_ms, lambda tolerance: tolerance >= 0, "0 or more")
+    check_number("lowest", cfg.lowest, lambda lowest: 0 <= lowest < THRESHOLDS[-1], "0 to 0.99")
+    for snr in snrs:
+        check_number("snr", snr, lambda _: True, "dB, as 20 or [20,10,0]")
 
 
 def judge(cfg: DictConfig, path: str, snrs: list[float], per_hour: list[float]) -> dict:

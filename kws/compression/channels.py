@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from kws.blocks.base import ConvNorm
 from kws.blocks.convolution import Activation, Conv, Depthwise, Flat, Linear, MaxPool, Pool, Separable
-from kws.compression.method import Carry, Structure, check
-from kws.errors import KwsError
+from kws.compression.method import Carry, Structure
+from kws.errors import KwsError, check_number
 from kws.models import AcousticModel
 
 Group = tuple[int, int]  # of channels that leave together: its number, and how often in a row each stands (`flat`)
@@ -26,7 +26,7 @@ class Channels(Structure):
     """
 
     def __init__(self, keep: float = 0.5):
-        check("keep", keep, lambda k: 0 < k < 1, "a number above 0 and below 1")
+        check_number("keep", keep, lambda k: 0 < k < 1, "a number above 0 and below 1")
         self.keep = keep
 
     def configure(self, model: dict) -> dict:

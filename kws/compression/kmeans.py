@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from kws.compression.method import WeightMethod, check, check_bits, check_switches, grouped
+from kws.compression.method import WeightMethod, check_bits, check_switches, grouped
 from kws.compression.packing import Stored
+from kws.errors import check_number
 
 
 class KMeans(WeightMethod):
@@ -24,7 +25,7 @@ class KMeans(WeightMethod):
     def __init__(self, bits: int = 4, per_channel: bool = False, iterations: int = 50, leave: list[str] = ()):
         super().__init__(leave)
         check_bits(bits)
-        check("iterations", iterations, lambda n: n >= 0, "a whole number from 0", int)
+        check_number("iterations", iterations, lambda n: n >= 0, "a whole number from 0", int)
         check_switches(per_channel=per_channel)
         self.bits, self.per_channel, self.iterations = bits, per_channel, iterations
 

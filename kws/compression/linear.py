@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from kws.compression.method import WeightMethod, check, check_bits, check_switches, grouped
+from kws.compression.method import WeightMethod, check_bits, check_switches, grouped
 from kws.compression.packing import Stored
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 
 LEAST = 2.0**-149  # the smallest step that float32 has
 FACTORS = [0.2 + 0.02 * i for i in range(41)]  # of the largest value: ranges that mse tries
@@ -35,7 +35,7 @@ class Linear(WeightMethod):
         check_switches(symmetric=symmetric, per_channel=per_channel, power_of_two=power_of_two)
         if range not in ("max", "percentile", "mse"):
             raise KwsError(f"range={range}: choose max, percentile or mse")
-        check("percentile", percentile, lambda p: 0 < p <= 100, "a number above 0, at most 100")
+        check_number("percentile", percentile, lambda p: 0 < p <= 100, "a number above 0, at most 100")
         self.bits, self.symmetric, self.per_channel, self.power_of_two = bits, symmetric, per_channel, power_of_two
         self.range, self.percentile = range, percentile
 

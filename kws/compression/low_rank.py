@@ -5,8 +5,8 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from kws.blocks.base import RepConv
-from kws.compression.method import Carry, Structure, check
-from kws.errors import KwsError
+from kws.compression.method import Carry, Structure
+from kws.errors import KwsError, check_number
 from kws.models import AcousticModel
 from kws.streaming import CausalConv, Chain, prepare
 
@@ -48,7 +48,7 @@ class LowRank(Structure):
     """
 
     def __init__(self, share: float = 0.5):
-        check("share", share, lambda s: 0 < s < 1, "a number above 0 and below 1")
+        check_number("share", share, lambda s: 0 < s < 1, "a number above 0 and below 1")
         self.share = share
 
     def configure(self, model: dict) -> dict:

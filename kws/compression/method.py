@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kws.compression.packing import Stored
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 
 
 class Method:
@@ -107,14 +107,8 @@ class Structure(Method):
         raise NotImplementedError(f"{type(self).__name__} does not say what becomes of weights")
 
 
-def check(name: str, value, fits: Callable[[float], bool], expected: str, kind: type = int | float) -> None:
-    """A setting of a method, or what is wrong with it."""
-    if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
-        raise KwsError(f"{name}={value}: expected {expected}")
-
-
 def check_bits(bits: int, least: int = 1) -> None:
-    check("bits", bits, lambda bits: least <= bits <= 8, f"a whole number from {least} to 8", int)
+    check_number("bits", bits, lambda bits: least <= bits <= 8, f"a whole number from {least} to 8", int)
 
 
 def check_switches(**switches: bool) -> None:

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kws.compression.method import WeightMethod, check
+from kws.compression.method import WeightMethod
 from kws.compression.packing import Stored
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 
 
 def _sparse(weight: Tensor, keep: Tensor) -> Stored:
@@ -30,8 +30,8 @@ class Prune(WeightMethod):
 
     def __init__(self, sparsity: float = 0.8, scope: str = "global", ramp: float = 0.5, leave: list[str] = ()):
         super().__init__(leave)
-        check("sparsity", sparsity, lambda s: 0 <= s < 1, "a number from 0, below 1")
-        check("ramp", ramp, lambda r: 0 < r <= 1, "a number above 0, at most 1")
+        check_number("sparsity", sparsity, lambda s: 0 <= s < 1, "a number from 0, below 1")
+        check_number("ramp", ramp, lambda r: 0 < r <= 1, "a number above 0, at most 1")
         if scope not in ("global", "layer"):
             raise KwsError(f"scope={scope}: choose global or layer")
         self.sparsity, self.scope, self.ramp = sparsity, scope, ramp
@@ -64,8 +64,8 @@ class NOfM(WeightMethod):
 
     def __init__(self, n: int = 2, m: int = 4, leave: list[str] = ()):
         super().__init__(leave)
-        check("m", m, lambda m: m >= 2, "a whole number from 2", int)
-        check("n", n, lambda n: 0 < n < m, f"a whole number from 1, below m={m}", int)
+        check_number("m", m, lambda m: m >= 2, "a whole number from 2", int)
+        check_number("n", n, lambda n: 0 < n < m, f"a whole number from 1, below m={m}", int)
         self.n, self.m = n, m
 
     def encode(self, weight: Tensor) -> Stored:

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from kws.compression.method import WeightMethod, check, check_switches, grouped
+from kws.compression.method import WeightMethod, check_switches, grouped
 from kws.compression.packing import Stored
+from kws.errors import check_number
 
 
 class Binary(WeightMethod):
@@ -38,7 +39,7 @@ class Ternary(WeightMethod):
     def __init__(self, threshold: float = 0.7, per_channel: bool = True, leave: list[str] = ()):
         super().__init__(leave)
         check_switches(per_channel=per_channel)
-        check("threshold", threshold, lambda t: 0 <= t < 1, "a number from 0, below 1")
+        check_number("threshold", threshold, lambda t: 0 <= t < 1, "a number from 0, below 1")
         self.threshold, self.per_channel = threshold, per_channel
 
     def encode(self, weight: Tensor) -> Stored:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kws import audio
 from kws.config import check_labels
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 
 SPLITS = ("train", "validation", "test")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
@@ -65,9 +65,8 @@ class Source:
         if isinstance(words, str):
             raise KwsError(f"data.words={words}: expected a list, as in data.words=[{words}]")
         for key, share in (("unknown_share", unknown_share), ("silence_share", silence_share)):
-            number = isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share < math.inf
-            if not (number or (key == "unknown_share" and share is None)):
-                raise KwsError(f"data.{key}={share}: expected a share of the clips of words, 0 or more")
+            if share is not None or key == "silence_share":
+                check_number(f"data.{key}", share, lambda s: s >= 0, "a share of the clips of words, 0 or more")
         self.unknown_share, self.silence_share = unknown_share, silence_share
         self._noise: dict[str, list[Clip]] = {}
         if words is None:

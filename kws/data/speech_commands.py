@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kws.data.source import SPLITS, UNKNOWN, Clip, Source, hash_split, sound_files, speaker_of, subfolders
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 from kws.progress import progress
 
 # SHA-256 as torchaudio's datasets/speechcommands.py has them
@@ -79,8 +79,7 @@ class SpeechCommands(Source):
             share if unknown_share == "task" else unknown_share,
             silence_share,
         )
-        if not isinstance(synthetic_clips, int) or synthetic_clips < 0:
-            raise KwsError(f"data.synthetic_clips={synthetic_clips}: expected a whole number of at least 0")
+        check_number("data.synthetic_clips", synthetic_clips, lambda n: n >= 0, "a whole number of at least 0", int)
         self.synthetic = None
         if synthetic is not None and synthetic_clips:
             self.synthetic = synthetic(

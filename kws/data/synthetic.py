@@ -17,7 +17,7 @@ from kws.data.recordings import Recordings
 from kws.data.source import SILENCE, SILENCE_SECONDS, SPLITS, UNKNOWN, Clip, Source, silence_clips
 from kws.data.speaking import Utterance, synthesise, write
 from kws.data.synthesisers import PITCH, RATE, SYNTHESISERS
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 
 NOISES = {"white": 0.0, "pink": 1.0, "brown": 2.0, "blue": -1.0}  # exponents of 1/f
 
@@ -68,8 +68,7 @@ class Synthetic(Source):
     ):  # fmt: skip
         super().__init__(words, unknown, silence)
         for name, value in (("near", near), ("sentences", sentences), ("unknown_least", unknown_least)):
-            if not isinstance(value, int) or value < 0:
-                raise KwsError(f"data.{name}={value}: expected a whole number of at least 0")
+            check_number(f"data.{name}", value, lambda n: n >= 0, "a whole number of at least 0", int)
         said = list(check_labels(other_words, "data.other_words"))
         if near:
             share, candidates = -(-near // len(self.words)), sounds.vocabulary()
@@ -276,8 +275,7 @@ def _variants() -> list[str]:
 
 
 def _positive(key: str, number: float) -> float:
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
-        raise KwsError(f"{key}={number}: expected a number above 0")
+    check_number(key, number, lambda n: n > 0, "a number above 0")
     return number
 
 

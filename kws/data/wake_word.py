@@ -8,7 +8,7 @@ from kws.data.manifest import read_manifest
 from kws.data.others import check_folders, other_speech
 from kws.data.source import SPLITS, UNKNOWN, Clip, Source, background_in, hash_split, sound_files
 from kws.data.synthetic import Synthetic
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 
 
 class WakeWord(Source):
@@ -39,8 +39,7 @@ class WakeWord(Source):
         self.others, self.backgrounds = check_folders(others, "others"), check_folders(background, "background")
         self.times = {"word_times": word_times, "long_times": long_times, "mined_times": mined_times}
         for name, value in self.times.items():
-            if not isinstance(value, int) or value < 1:
-                raise KwsError(f"data.{name}={value}: expected a whole number of at least 1")
+            check_number(f"data.{name}", value, lambda n: n >= 1, "a whole number of at least 1", int)
         if not self.others and synthetic is None:
             raise KwsError("data.others is empty and data.synthetic null: nothing says what the word is not")
         self.root = str(root)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 
 SILENT_S = 3.0  # without a block for this long the microphone is gone
 RETRY_S = 1.0  # between attempts to open it again
@@ -48,8 +48,8 @@ class Microphone:
         self, device: int | str | None, rate: int | None, target: int, channel: int = 0, chunk_ms: float = 100.0,
         wait_s: float | None = None,
     ):  # fmt: skip
-        if wait_s is not None and not (isinstance(wait_s, int | float) and wait_s >= 0):
-            raise KwsError(f"wait={wait_s}: expected seconds, or null to wait for ever")
+        if wait_s is not None:
+            check_number("wait", wait_s, lambda seconds: seconds >= 0, "seconds, or null to wait for ever")
         self.sd = sounddevice()
         self.device, self.asked, self.target, self.channel = device, rate, target, channel
         self.chunk_s, self.wait_s = chunk_ms / 1000, wait_s

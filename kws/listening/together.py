@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 
 from kws.decision import Detection
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 
 LATE_S = 0.5  # a spotter that works in longer chunks tells later than another
 
@@ -28,8 +28,7 @@ class Together:
     """
 
     def __init__(self, spotters: Sequence, rate: int, require: int = 1, agree_ms: float = 500.0):
-        if not (isinstance(agree_ms, int | float) and agree_ms >= 0):
-            raise KwsError(f"agree_ms={agree_ms}: expected milliseconds")
+        check_number("agree_ms", agree_ms, lambda ms: ms >= 0, "milliseconds")
         self.spotters, self.rate, self.require, self.agree_s = list(spotters), rate, require, agree_ms / 1000
         if require not in range(1, len(self.spotters) + 1):
             raise KwsError(
