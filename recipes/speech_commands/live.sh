@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the spotters of commands that come with kws: recipes/speech_commands/live.sh FOLDER [KOKORO [NAME …]]
-# FOLDER and KOKORO are run.sh's; NAME is commands, commands_small or commands_live. Stopped and started again it goes on.
+# FOLDER and KOKORO are run.sh's; NAME is one below. Stopped and started again it goes on.
 set -euo pipefail
 root=${1:?the folder that holds Speech Commands}
 kokoro=${2:-}
@@ -26,6 +26,7 @@ for name in "${names[@]}"; do
     commands) chosen=("${own[@]}" "model.table=$(table 24 32 60)" train.mixup=0.2 train.epochs=60) threshold=0.7 ;;
     commands_small) chosen=("${own[@]}" "model.table=$(table 16 16 32)" train.epochs=90) threshold=0.7 ;;
     commands_live) chosen=(model=dscnn_2d_100k model.window_ms=700 train.epochs=40) threshold=0.8 ;;
+    bcresnet) chosen=(model=bcresnet model.dropout=0 optim.optimizer.lr=0.01 train.epochs=90) threshold=0.7 ;;
     *) echo "no $name" >&2 && exit 2 ;;
   esac
   "${train[@]}" "name=$name" "${chosen[@]}"
