@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kws.errors import is_number
+
 THRESHOLD = 0.7
 DEFAULT = "_default_"  # the key of the other words' threshold: no word begins with "_"
 
@@ -63,7 +65,7 @@ class Decision:
         for key, limit in limits.items():
             if key not in (DEFAULT, *words):
                 raise ValueError(f"threshold names {key!r}, which is no word here: {', '.join(words)} (or {DEFAULT})")
-            if not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 < limit < 2:
+            if not is_number(limit, lambda score: 0 < score < 2):
                 raise ValueError(f"threshold of {key}: expected a score above 0, not {limit!r} (above 1: never)")
         limits = {**dict.fromkeys(words, limits.get(DEFAULT, THRESHOLD)), **limits}
         self.threshold = [float(limits.get(label, np.inf)) for label in self.labels]

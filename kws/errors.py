@@ -16,7 +16,12 @@ class AudioError(ValueError):
     """A sound that cannot be used: which file, what was found, what was expected."""
 
 
+def is_number(value, fits: Callable[[float], bool], kind: type = int | float) -> bool:
+    """Whether a value is a finite number that fits, whole where `kind` is int; true and false are none."""
+    return not isinstance(value, bool) and isinstance(value, kind) and abs(value) < math.inf and fits(value)
+
+
 def check_number(name: str, value, fits: Callable[[float], bool], expected: str, kind: type = int | float) -> None:
-    """Raises KwsError unless a setting is a finite number that fits, whole where `kind` is int; true is none."""
-    if isinstance(value, bool) or not isinstance(value, kind) or not abs(value) < math.inf or not fits(value):
+    """Raises KwsError unless a setting `is_number`."""
+    if not is_number(value, fits, kind):
         raise KwsError(f"{name}={value}: expected {expected}")

@@ -25,7 +25,7 @@ from kws.alarms.sweep import (
 from kws.alarms.tables import false_rate, figures, missed, table, warnings
 from kws.audio import recording
 from kws.decision import Decision
-from kws.errors import KwsError, check_number
+from kws.errors import KwsError, check_number, is_number
 from kws.listening.clips import AFTER_S, BEFORE_S
 from kws.listening.opened import open_spotter
 from kws.progress import progress
@@ -63,12 +63,12 @@ def _check(cfg: DictConfig, given: list[str], snrs: list, per_hour: list) -> Non
     if cfg.budget is not None and given[0].endswith(".onnx"):
         raise KwsError("budget= needs a checkpoint: choose its thresholds, and kws.export writes them into the file")
     for key, values in {"per_hour": per_hour, "budget": [1 if cfg.budget is None else cfg.budget]}.items():
-        for value in values or [None]:
-            check_number(key, value, lambda rate: rate > 0, "numbers above 0")
+        if not values or not all(is_number(value, lambda rate: rate > 0) for value in values):
+            raise KwsError(f"{key}={cfg[key]}: expected numbers above 0")
     check_number("tolerance_ms", cfg.tolerance_ms, lambda tolerance: tolerance >= 0, "0 or more")
     check_number("lowest", cfg.lowest, lambda lowest: 0 <= lowest < THRESHOLDS[-1], "0 to 0.99")
-    for snr in snrs:
-        check_number("snr", snr, lambda _: True, "dB, as 20 or [20,10,0]")
+    if not all(is_number(snr, lambda _: True) for snr in snrs):
+        raise KwsError(f"snr={cfg.snr}: expected dB, as 20 or [20,10,0]")
 
 
 def judge(cfg: DictConfig, path: str, snrs: list[float], per_hour: list[float]) -> dict:

@@ -9,7 +9,7 @@ import math
 import struct
 from collections.abc import Iterator
 
-from kws.errors import KwsError
+from kws.errors import KwsError, is_number
 
 FORMAT = 1  # of what the metadata says; files of another are refused
 KEY = "kws"  # the entry of the metadata, a JSON object
@@ -209,18 +209,18 @@ def _check_about(text: str) -> dict:
             + ("upgrade kws" if newer else "export the checkpoint again (python -m kws.export)")
         )
 
-    def is_number(value, low: float, high: float) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    def within(value, low: float, high: float) -> bool:
+        return is_number(value, lambda number: low <= number <= high)
 
     labels, state = about.get("labels"), about.get("state")
     good = (
         isinstance(labels, list) and 0 < len(labels) <= 10_000 and all(isinstance(label, str) for label in labels)
         and len(set(labels)) == len(labels)
         and all(isinstance(about.get(key), int) for key in ("sample_rate", "chunk", "overlap", "steps"))
-        and is_number(about["sample_rate"], 1000, 384_000) and is_number(about["steps"], 1, 10_000)
-        and is_number(about["chunk"], 1, 10 * about["sample_rate"]) and is_number(about["overlap"], 0, 1 << 20)
+        and within(about["sample_rate"], 1000, 384_000) and within(about["steps"], 1, 10_000)
+        and within(about["chunk"], 1, 10 * about["sample_rate"]) and within(about["overlap"], 0, 1 << 20)
         and about["chunk"] % about["steps"] == 0
-        and is_number(about.get("step_ms"), 0.1, 10_000) and is_number(about.get("offset_ms"), 0, 10_000)
+        and within(about.get("step_ms"), 0.1, 10_000) and within(about.get("offset_ms"), 0, 10_000)
         and isinstance(about.get("decision"), dict)
         and isinstance(state, dict) and len(state) <= 1000
         and all(isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)

@@ -19,7 +19,7 @@ from kws.augment import Augment, mask
 from kws.compression import Method, Structure
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import Source
-from kws.errors import KwsError, check_number
+from kws.errors import KwsError, is_number
 from kws.features import describe, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.models.cost import cost
@@ -67,9 +67,10 @@ class Trainer:
         if c.compile not in (True, False):
             raise KwsError(f"train.compile={c.compile}: choose true or false")
         for name, (kind, least, below) in LIMITS.items():
-            expected = f"{'a whole' if kind is int else 'a'} number of at least {least}"
-            expected += f" and below {below}" * (below < math.inf)
-            check_number(f"train.{name}", c[name] or 0, lambda n, a=least, b=below: a <= n < b, expected, int | kind)
+            if not is_number(c[name] or 0, lambda n, a=least, b=below: a <= n < b, int | kind):
+                number = "a whole number" if kind is int else "a number"
+                bounds = f"of at least {least}" + f" and below {below}" * (below < math.inf)
+                raise KwsError(f"train.{name}={c[name]}: expected {number} {bounds}")
         self.device = distributed.pick_device(c.device)
         ours = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(c.threads or max(1, ours - c.workers))
