@@ -25,3 +25,10 @@ def check_number(name: str, value, fits: Callable[[float], bool], expected: str,
     """Raises KwsError unless a setting `is_number`."""
     if not is_number(value, fits, kind):
         raise KwsError(f"{name}={value}: expected {expected}")
+
+
+def check_switches(**switches: bool) -> None:
+    """Raises KwsError unless every setting is true or false: "no" would count as true."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise KwsError(f"{name}={value}: expected true or false")

@@ -34,7 +34,7 @@ from kws.computer import Computer, Features
 from kws.config import command
 from kws.data import lhotse
 from kws.data.kaldi_directory import DataDirectory
-from kws.errors import KwsError, check_number
+from kws.errors import KwsError, check_number, check_switches
 from kws.features import FbankOptions, describe, make_options
 from kws.features.store import TABLES, FeatureFolder, Row
 from kws.outputs import DIRECTORY, check_keys, write_directory, write_lhotse
@@ -185,9 +185,8 @@ def main(cfg: DictConfig) -> None:
             check_number(name, cfg[name], lambda n: n >= 0, "a whole number from 0, or null", int)
     for name, what in (("min_duration", "seconds, 0 or more"), ("vtln_warp", "about 1")):
         check_number(name, cfg[name], lambda n: n >= 0, f"a number, {what}")
-    for name in ("resample", "allow_truncated", "retry_failed", "compress", "subtract_mean", "allow_pipes", "plot"):
-        if not isinstance(cfg[name], bool):  # "no" would count as true
-            raise KwsError(f"{name}={cfg[name]}: expected true or false")
+    switches = ("resample", "allow_truncated", "retry_failed", "compress", "subtract_mean", "allow_pipes", "plot")
+    check_switches(**{name: cfg[name] for name in switches})
     try:
         options = make_options(**cfg.features)
     except (ValueError, TypeError) as error:

@@ -128,6 +128,7 @@ def test_shares_of_other_words():
         ({"words": ["go", "fly"]}, r"no clips of fly; there are of stop, go, other"),
         ({"words": ["go"], "unknown": True, "silence": True}, r"data\.silence=true.*no recordings"),
         ({"words": None, "unknown": True, "silence": False}, r"data\.unknown=true.*data\.words only"),
+        ({"words": ["go"], "unknown": "no"}, r"data\.unknown=no: expected true or false"),
         ({"words": None, "split": "dev"}, r"'dev': choose one of train, validation, test"),
         ({"words": None, "split": "test"}, r"no test clips.*90 train, 90 validation, 0 test"),
     ],

@@ -21,6 +21,7 @@ from kws.losses import PerClip, targets
 from kws.train import train
 from kws.training import checkpoint
 from kws.training.log import read_rows
+from kws.training.muon import Muon
 from kws.training.start import begin
 from kws.training.trained import open_checkpoint
 from kws.training.trainer import Trainer
@@ -91,8 +92,29 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(corpus, finished, tmp_pat
     assert not list(folder.glob(".part*"))
 
 
+def test_muon_takes_torchs_step_where_channels_mix_and_adamws_elsewhere():
+    """Against torch.optim.Muon, which takes matrices alone, and in bfloat16: within its rounding."""
+    torch.manual_seed(0)
+    mixing, apart, classifier = torch.randn(6, 4, 3, 1), torch.randn(6, 1, 3, 1), torch.randn(3, 6)
+    ours = [weight.clone().requires_grad_() for weight in (mixing, apart, classifier)]
+    matrix = mixing.flatten(1).clone().requires_grad_()
+    others = [weight.clone().requires_grad_() for weight in (apart, classifier)]
+    optimiser = Muon(ours, lr=0.01, gain=2.0, weight_decay=0.0)
+    theirs = torch.optim.Muon([matrix], lr=0.02, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(others, lr=0.01, weight_decay=0.0)
+    for _ in range(5):
+        for weight, same in zip(ours, (matrix, *others), strict=True):
+            weight.grad = torch.randn_like(weight)
+            same.grad = weight.grad.view_as(same).clone()
+        for each in (optimiser, theirs, adamw):
+            each.step()
+    moved, expected = (ours[0] - mixing).flatten(1), matrix - mixing.flatten(1)
+    assert (moved - expected).norm() < 0.02 * expected.norm()
+    assert all(torch.equal(a, b) for a, b in zip(ours[1:], others, strict=True))
+
+
 def test_where_words_end_is_drawn_alike_after_a_kill(corpus, tmp_path):
-    more = ["loss=max_pool", "augment=wake_word", "train.epochs=3"]
+    more = ["loss=max_pool", "augment=wake_word", "train.epochs=3", "optim=muon"]
     trained(corpus, tmp_path / "whole", *more)
     killed_and_resumed(corpus, tmp_path / "killed", [4], *more)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
@@ -145,7 +167,8 @@ def test_the_second_training_in_one_folder_is_refused_with_the_first_ones_number
         ("workers=-1", "expected a whole number of at least 0"),
         ("ema=1.5", "expected a number of at least 0 and below 1"),
         ("mixup=-1", "expected a number of at least 0"),
-        ("compile=maybe", "choose true or false"),
+        ("compile=maybe", "expected true or false"),
+        ("tensorboard=off", "expected true or false"),
     ],
 )
 def test_numbers_that_cannot_be_are_named(corpus, tmp_path, wrong, expected):

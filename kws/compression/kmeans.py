@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from kws.compression.method import WeightMethod, check_bits, check_switches, grouped
+from kws.compression.method import WeightMethod, check_bits, grouped
 from kws.compression.packing import Stored
-from kws.errors import check_number
+from kws.errors import check_number, check_switches
 
 
 class KMeans(WeightMethod):

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from kws.compression.method import WeightMethod, check_bits, check_switches, grouped
+from kws.compression.method import WeightMethod, check_bits, grouped
 from kws.compression.packing import Stored
-from kws.errors import KwsError, check_number
+from kws.errors import KwsError, check_number, check_switches
 
 LEAST = 2.0**-149  # the smallest step that float32 has
 FACTORS = [0.2 + 0.02 * i for i in range(41)]  # of the largest value: ranges that mse tries

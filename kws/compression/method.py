@@ -111,12 +111,6 @@ def check_bits(bits: int, least: int = 1) -> None:
     check_number("bits", bits, lambda bits: least <= bits <= 8, f"a whole number from {least} to 8", int)
 
 
-def check_switches(**switches: bool) -> None:
-    for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise KwsError(f"{name}={value}: expected true or false")
-
-
 def grouped(weight: Tensor, per_channel: bool) -> Tensor:
     """A weight as rows (groups, n): a channel each, or all in one."""
     return weight.reshape(len(weight) if per_channel else 1, -1)

@@ -5,7 +5,7 @@ https://kaldi-asr.org/doc/data_prep.html
 
 from kws.data.kaldi_directory import DataDirectory
 from kws.data.source import SPLITS, Clip, Source, hash_split, split_paths
-from kws.errors import KwsError
+from kws.errors import KwsError, check_switches
 
 
 class Kaldi(Source):
@@ -24,8 +24,7 @@ class Kaldi(Source):
         self, root=None, train=None, validation=None, test=None, noise=None, allow_pipes=False,
         words=None, unknown=None, silence=None, unknown_share=None, silence_share=0.1,
     ):  # fmt: skip
-        if not isinstance(allow_pipes, bool):
-            raise KwsError(f"data.allow_pipes={allow_pipes}: expected true or false")
+        check_switches(**{"data.allow_pipes": allow_pipes})
         self.paths, self.where = split_paths("root", root, train=train, validation=validation, test=test)
         self.background, self.allow_pipes = noise, allow_pipes
         super().__init__(words, unknown, silence, unknown_share, silence_share)

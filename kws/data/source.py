@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kws import audio
 from kws.config import check_labels
-from kws.errors import KwsError, check_number
+from kws.errors import KwsError, check_number, check_switches
 
 SPLITS = ("train", "validation", "test")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
@@ -80,7 +80,8 @@ class Source:
             raise KwsError(f"data.words: {sorted(reserved)} are added by data.unknown and data.silence")
         unknown = self._has_others() if unknown is None else unknown
         silence = self._has_silence() if silence is None else silence
-        self.labels = self.words + [UNKNOWN] * bool(unknown) + [SILENCE] * bool(silence)
+        check_switches(**{"data.unknown": unknown, "data.silence": silence})
+        self.labels = self.words + [UNKNOWN] * unknown + [SILENCE] * silence
 
     def prepare(self) -> None:
         """Makes the clips exist (download, synthesise). Called once, by one process, before the rest."""

@@ -19,7 +19,7 @@ from kws.augment import Augment, mask
 from kws.compression import Method, Structure
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import Source
-from kws.errors import KwsError, is_number
+from kws.errors import KwsError, check_switches, is_number
 from kws.features import describe, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.models.cost import cost
@@ -39,6 +39,7 @@ LIMITS = {  # of the numbers under `train`: what they are, the least, and what t
     **dict.fromkeys(("ema", "label_smoothing", "teacher_share"), (float, 0, 1)),
     "window_ms": (float, 1, math.inf),
 }
+SWITCHES = ("train.compile", "train.balance", "train.tensorboard", "resume.strict", "init_overlap", "init_names")
 
 
 class Stopped(Exception):
@@ -64,8 +65,7 @@ class Trainer:
         c = cfg.train
         if c.precision not in ("float32", "bf16"):
             raise KwsError(f"train.precision={c.precision}: choose float32 or bf16")
-        if c.compile not in (True, False):
-            raise KwsError(f"train.compile={c.compile}: choose true or false")
+        check_switches(**{name: OmegaConf.select(cfg, name) for name in SWITCHES})
         for name, (kind, least, below) in LIMITS.items():
             if not is_number(c[name] or 0, lambda n, a=least, b=below: a <= n < b, int | kind):
                 number = "a whole number" if kind is int else "a number"
