@@ -154,7 +154,7 @@ def run_config(config: dict, cfg: DictConfig, name: str, start: Path) -> DictCon
 def measured(path: Path, trained: Trained, config: dict, workers: int) -> dict:
     """Size, cost and accuracy of a checkpoint in a file, on validation clips."""
     source = instantiate(config["data"], _convert_="all")
-    source.prepare()
+    source.prepare(["validation"])
     loss = trained.loss()
     data = ClipDataset(
         source.clips("validation"), trained.labels, FeatureExtractor(trained.options), config["train"]["window_ms"],

@@ -182,11 +182,11 @@ def chosen_clips(cfg: DictConfig, trained: Trained | None = None) -> tuple[Sourc
         }  # fmt: skip
         source = instantiate(whole.data, words=words, **extra, _convert_="all")
         print(f"words in both: {' '.join(words)}")
-    source.prepare()
     if cfg.split in SPLITS:
         splits = [cfg.split]
     else:
         splits = ["test"] if own and cfg.split is None else list(SPLITS)
+    source.prepare(splits)
     clips, noise, problem = [], [], None
     for split in splits:
         try:

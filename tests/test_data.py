@@ -189,6 +189,14 @@ def test_clips_are_made_once_and_can_be_read(synthetic):
     assert again.clips("test") == source.clips("test")
 
 
+def test_a_split_is_made_by_itself(synthetic, tmp_path):
+    _, _, overrides = synthetic
+    source = instantiate(config("train", *overrides, f"data.cache={tmp_path}", "name=x").data, _convert_="all")
+    source.prepare(["validation"])
+    needed = {Path(clip.path) for clip in [*source.clips("validation"), *source.noise("validation")]}
+    assert set(tmp_path.rglob("*.wav")) == needed
+
+
 def test_words_must_be_words(tmp_path):
     settings = {
         "other_words": [str(i) for i in range(20)],

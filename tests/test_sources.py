@@ -193,6 +193,8 @@ def test_synthesised_clips_join_those_that_train_alone(tmp_path):
              f"data.synthetic.cache={tmp_path}/made", "data.synthetic.noise_seconds=2"]  # fmt: skip
     more = ["data.synthetic_clips=9", "data.synthetic.sentences=5", "data.synthetic.unknown_share=2"]
     plain, joined = (instantiate(config("train", *given, *extra).data, _convert_="all") for extra in ([], more))
+    joined.prepare(["validation", "test"])
+    assert not (tmp_path / "made").exists()
     joined.prepare()
     for split in ("validation", "test"):
         assert joined.clips(split) == plain.clips(split)

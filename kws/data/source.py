@@ -7,7 +7,7 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +83,8 @@ class Source:
         check_switches(**{"data.unknown": unknown, "data.silence": silence})
         self.labels = self.words + [UNKNOWN] * unknown + [SILENCE] * silence
 
-    def prepare(self) -> None:
-        """Makes the clips exist (download, synthesise). Called once, by one process, before the rest."""
+    def prepare(self, splits: Sequence[str] = SPLITS) -> None:
+        """Makes the clips of these splits exist (download, synthesise). Called by one process, before the rest."""
 
     def clips(self, split: str) -> list[Clip]:
         """Every clip of a split, each labelled with one of `labels`, in an order that never changes."""

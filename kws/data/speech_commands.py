@@ -8,7 +8,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kws.data.source import SPLITS, UNKNOWN, Clip, Source, hash_split, sound_files, speaker_of, subfolders
@@ -101,12 +101,12 @@ class SpeechCommands(Source):
         missing = "".join(f" (there is no {name})" for name in LISTS.values() if there and name not in there)
         return f"{self.root}, split by {' and '.join(there) or 'a hash of the speaker'}{missing},"
 
-    def prepare(self) -> None:
-        """Downloads and unpacks the corpus where there is none yet, and synthesises what is to join it."""
+    def prepare(self, splits: Sequence[str] = SPLITS) -> None:
+        """Downloads and unpacks the corpus where there is none yet, and synthesises what is to join its training."""
         if not self._words():
             self._bring()
-        if self.synthetic is not None:
-            self.synthetic.prepare()
+        if self.synthetic is not None and "train" in splits:
+            self.synthetic.prepare(["train"])
 
     def clips(self, split: str) -> list[Clip]:
         made = self.synthetic.clips(split) if self.synthetic is not None and split == "train" else []

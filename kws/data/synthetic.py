@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -114,12 +114,12 @@ class Synthetic(Source):
     def spoken(self) -> dict[str, None]:
         return dict.fromkeys([*self.words, *self.other_words])
 
-    def prepare(self) -> None:
-        wanted = {u.path(self.cache): u for split in SPLITS for _, u in self._utterances(split)}
+    def prepare(self, splits: Sequence[str] = SPLITS) -> None:
+        wanted = {u.path(self.cache): u for split in splits for _, u in self._utterances(split)}
         missing = [u for path, u in wanted.items() if not path.exists()]
         if missing:
             synthesise(missing, self._made_with, self.cache, self.sample_rate, self.workers)
-        for split in SPLITS:
+        for split in splits:
             self._make_noise(split)
 
     def clips(self, split: str) -> list[Clip]:

@@ -1,7 +1,7 @@
 """One wake word: a folder of recordings of it, any speech without it, and a synthesiser for more of both."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from kws.config import check_labels
 from kws.data.manifest import read_manifest
@@ -50,9 +50,9 @@ class WakeWord(Source):
             self.synthetic = synthetic(words=[word], unknown=True, silence=False)
         super().__init__([word], True, None, None, silence_share)
 
-    def prepare(self) -> None:
-        if self.synthetic is not None:
-            self.synthetic.prepare()
+    def prepare(self, splits: Sequence[str] = SPLITS) -> None:
+        if self.synthetic is not None and "train" in splits:
+            self.synthetic.prepare(["train"])
 
     def recordings(self) -> list[Clip]:
         return [clip for folder in self.backgrounds for clip in background_in(folder)]

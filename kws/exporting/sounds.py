@@ -24,7 +24,7 @@ def of_training(trained: Trained, given: str | None) -> list[np.ndarray]:
         return [audio.read(file, channel=0, rate=rate)[0] for file in audio.files("calibration", given)[:N_SOUNDS]]
     try:
         source = instantiate(trained.config["data"], _convert_="all")
-        source.prepare()
+        source.prepare(["train"])
         clips = source.clips("train")
     except (KwsError, InstantiationException) as error:
         raise KwsError(

@@ -81,7 +81,7 @@ class Trainer:
         self.features = describe(options)
         extractor = FeatureExtractor(options)
         if self.rank == 0:
-            self.source.prepare()
+            self.source.prepare(("train", "validation"))
         distributed.barrier()
         self.data = {}
         loss = get_class(cfg.loss["_target_"])
