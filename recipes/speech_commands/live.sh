@@ -17,16 +17,17 @@ table() { # channels over time × frequency, two numbers; then over time
   local both="conv_k3x5_s2x2_c$1,ds_k3x3_s1x2_c$1,ds_k3x3_c$1_res,ds_k3x3_s1x2_c$2,ds_k3x3_s1x2_c$2"
   echo "[$both,flat,conv_c$3,ds_k7x1_c$3_res_r2,ds_k7x1_d2_c$3_res_r2]"
 }
-own=(model=dscnn_2d model.dropout=0 optim.optimizer.lr=0.01)
+own=(model=dscnn_2d model.dropout=0 optim=muon)
 for said in words others; do
   python -m kws.join "output=runs/sc15-stream/$said" "${corpus[@]}" "said=$said"
 done
 for name in "${names[@]}"; do
+  threshold=0.7
   case $name in
-    commands) chosen=("${own[@]}" "model.table=$(table 24 32 60)" train.mixup=0.2 train.epochs=60) threshold=0.7 ;;
-    commands_small) chosen=("${own[@]}" "model.table=$(table 16 16 32)" train.epochs=90) threshold=0.7 ;;
+    commands) chosen=("${own[@]}" "model.table=$(table 24 32 60)" train.mixup=0.2 train.epochs=90) ;;
+    commands_small) chosen=("${own[@]}" "model.table=$(table 16 16 32)" train.epochs=180) ;;
     commands_live) chosen=(model=dscnn_2d_100k model.window_ms=700 train.epochs=40) threshold=0.8 ;;
-    bcresnet) chosen=(model=bcresnet model.dropout=0 optim.optimizer.lr=0.01 train.epochs=90) threshold=0.7 ;;
+    bcresnet) chosen=(model=bcresnet model.dropout=0 optim.optimizer.lr=0.01 train.epochs=90) ;;
     *) echo "no $name" >&2 && exit 2 ;;
   esac
   "${train[@]}" "name=$name" "${chosen[@]}"
