@@ -111,6 +111,9 @@ def test_muon_takes_torchs_step_where_channels_mix_and_adamws_elsewhere():
     moved, expected = (ours[0] - mixing).flatten(1), matrix - mixing.flatten(1)
     assert (moved - expected).norm() < 0.02 * expected.norm()
     assert all(torch.equal(a, b) for a, b in zip(ours[1:], others, strict=True))
+    for wrong in ({"gain": 0}, {"momentum": 1}):
+        with pytest.raises(KwsError, match=r"optim\.optimizer\..*: expected a number"):
+            Muon(ours, lr=0.01, **wrong)
 
 
 def test_where_words_end_is_drawn_alike_after_a_kill(corpus, tmp_path):

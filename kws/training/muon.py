@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from kws.errors import check_number
+
 
 class Muon(AdamW):
     """AdamW, but for convolutions that mix channels: as a matrix (outputs, inputs × kernel) their weight moves by its
@@ -18,6 +20,8 @@ class Muon(AdamW):
     """
 
     def __init__(self, params, lr: float, gain: float = 1.0, momentum: float = 0.95, **adamw):
+        check_number("optim.optimizer.gain", gain, lambda g: g > 0, "a number above 0")
+        check_number("optim.optimizer.momentum", momentum, lambda m: 0 <= m < 1, "a number from 0, below 1")
         super().__init__(params, lr=lr, **adamw)
         self.gain, self.momentum = gain, momentum
 
