@@ -13,9 +13,9 @@ train=(python -m kws.train experiment=sc15 "data.root=$root" augment=light data.
   data.synthetic.kokoro.per_word=15)
 "${train[@]}" name=sc15-live-teacher model=speech init_from=speech train.epochs=16
 train+=("train.teachers=[runs/sc15-live-teacher]")
-table() { # channels over time × frequency, two numbers; then over time
+table() { # channels over time × frequency, two numbers; then over time; the last blocks, two unless said
   local both="conv_k3x5_s2x2_c$1,ds_k3x3_s1x2_c$1,ds_k3x3_c$1_res,ds_k3x3_s1x2_c$2,ds_k3x3_s1x2_c$2"
-  echo "[$both,flat,conv_c$3,ds_k7x1_c$3_res_r2,ds_k7x1_d2_c$3_res_r2]"
+  echo "[$both,flat,conv_c$3,ds_k7x1_c$3_res_r2,ds_k7x1_d2_c$3_res_r${4:-2}]"
 }
 own=(model=dscnn_2d model.dropout=0 optim=muon)
 for said in words others; do
@@ -27,6 +27,8 @@ for name in "${names[@]}"; do
     commands) chosen=("${own[@]}" "model.table=$(table 24 32 60)" train.mixup=0.2 train.epochs=90) ;;
     commands_small) chosen=("${own[@]}" "model.table=$(table 16 16 32)" train.epochs=180) ;;
     commands_live) chosen=(model=dscnn_2d_100k model.window_ms=700 train.epochs=40) threshold=0.8 ;;
+    dscnn_100k) chosen=("${own[@]}" "model.table=$(table 40 48 96 5)" train.mixup=0.2 model.window_ms=850 train.epochs=54)
+      threshold=0.9 ;;
     bcresnet) chosen=(model=bcresnet model.dropout=0 optim.optimizer.lr=0.01 train.epochs=90) ;;
     *) echo "no $name" >&2 && exit 2 ;;
   esac
