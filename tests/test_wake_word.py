@@ -1,12 +1,17 @@
 """What makes a wake word: losses that know where the word ends, words that sound alike, clips with silence around."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import RATE, config, spoken
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from kws import audio
 from kws.augment import Augment
@@ -238,6 +243,16 @@ def test_only_training_holds_what_is_made_or_mined(recordings):
     assert len(words["train"]) == 3 * len(set(words["train"]))
     assert Clip(f"{recordings}/others/long.wav", "_unknown_", 1.0, 2.0) in clips["train"]
     assert not any("_noise_" in clip.path for split in clips for clip in clips[split] if clip.label == UNKNOWN)
+
+
+def test_the_recipes_judge_makes_what_training_does_not(recordings):
+    OmegaConf.save(config("train", *overrides(recordings), "name=x"), recordings / "config.yaml", resolve=True)
+    judge = [sys.executable, Path(__file__).parents[1] / "recipes/wake_word/judge.py", find("computer"), recordings]
+    mined = subprocess.run([*judge, "--mine", recordings / "found.jsonl"], capture_output=True, text=True, check=True)
+    assert "false triggers above 0.3" in mined.stdout
+    told = subprocess.run(judge, capture_output=True, text=True, check=True).stdout
+    for split in ("validation", "test"):
+        assert re.search(rf"{split}: \d+ recordings of the word, .* synthetic 0\.\d+ h", told)
 
 
 def test_takes_of_one_speaker_are_in_every_split(tmp_path, recordings):

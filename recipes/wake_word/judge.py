@@ -131,5 +131,7 @@ if __name__ == "__main__":
     if given.mine:
         mine(judge, source, given.mine)
     else:
+        if source.synthetic is not None:
+            source.synthetic.prepare(("validation", "test"))  # which the source itself does not need
         for split in ("validation", "test"):
             report(judge, source, split)
