@@ -13,7 +13,8 @@ heard='{backward,bed,bird,cat,dog,eight,five,follow,forward,four,happy,house,lea
 python "$(dirname "$0")/train.py" "$teacher" "$output" \
   "$corpus/$heard/*.*=0.5" "$cache/16000/*/kokoro*.wav=0.25" "$cache/16000/*/*.wav=0.1" \
   --noise "$corpus/_background_noise_" "$cache/16000/_background_noise_"
-python -m kws.train experiment=text model=speech_phones loss=ctc "data.words=['yes','no']" data.near=6000 data.sentences=2000 \
-  data.per_word=100 data.unknown_least=16000 augment.neighbour_chance=0 train.window_ms=4500 train.epochs=2 \
-  train.batch_size=32 "init_from=$output/speech.pt" "data.cache=$output/phones" "runs=$output" name=phones
+python -m kws.train experiment=text model=speech_phones loss=ctc optim=muon "data.words=['yes','no']" \
+  data.near=6000 data.sentences=2000 data.per_word=100 data.unknown_least=16000 augment.neighbour_chance=0 \
+  train.window_ms=4500 train.epochs=2 train.batch_size=32 "init_from=$output/speech.pt" "data.cache=$output/phones" \
+  "runs=$output" name=phones
 python "$(dirname "$0")/join.py" "$output/speech.pt" "$output/phones/last.pt"

@@ -36,6 +36,7 @@ from kws.files import replacing
 from kws.models import build
 from kws.progress import progress
 from kws.training import checkpoint
+from kws.training.muon import Muon
 from kws.training.trainer import update_ema
 
 RATE, WINDOW, SPAN, HOP, DIM = 16000, 32000, 76, 8, 96  # samples; frames of the teacher's span and step; its numbers
@@ -150,7 +151,7 @@ class Batches(IterableDataset):
         return wave * AUGMENT.loudness(rng)
 
 
-def train(folder: Path, noise: list[np.ndarray], steps: int, rate: float) -> None:
+def train(folder: Path, noise: list[np.ndarray], steps: int, rate: float, init: Path | None) -> None:
     config = OmegaConf.load(conf_dir() / "model" / "speech.yaml")
     options = make_options(**OmegaConf.load(conf_dir() / "features" / "fbank.yaml"))
     extractor, files = FeatureExtractor(options), sorted(folder.glob("windows-*.npz"))
@@ -163,10 +164,13 @@ def train(folder: Path, noise: list[np.ndarray], steps: int, rate: float) -> Non
         frames, _ = extractor(torch.from_numpy(kept["waves"].astype(np.float32)))
     mean, std = told.mean((0, 1)), told.std((0, 1))
     model.normalise_by(frames.flatten(0, 1))
+    if init:
+        weights = checkpoint.load(init)["model"]
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
     # the step that has heard a span's last frame, and one more
     at = torch.arange(SPAN - 1, frames.shape[1] - model.stride, HOP) // model.stride + 1
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
+    optimizer = Muon(model.parameters(), rate, gain=3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.15, cycle_momentum=False)
     answers = ((told - mean) / std)[:, : len(at)]
     ema, began, losses = copy.deepcopy(model).eval(), time.monotonic(), []
     batches = DataLoader(Batches(files[1:], noise, extractor), batch_size=None, num_workers=1, prefetch_factor=8)
@@ -196,12 +200,13 @@ if __name__ == "__main__":
     parser.add_argument("output", type=Path)
     parser.add_argument("speech", nargs="+", metavar="PATTERN=SHARE")
     parser.add_argument("--noise", type=Path, nargs="+", required=True, help="folders of background")
-    parser.add_argument("--files", type=int, default=32, help=f"of {FILE} windows")
+    parser.add_argument("--files", type=int, default=36, help=f"of {FILE} windows")
     parser.add_argument("--steps", type=int, default=14000)
+    parser.add_argument("--init", type=Path, help="a speech.pt to go on from")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     make(Teacher(given.teacher), given.speech, given.output, given.files)
     paths = [folder / name for folder in given.noise for name in sound_files(folder)]
     noise = [audio.resample(*audio.read(path, channel=0), RATE) for path in paths]
-    train(given.output, noise, given.steps, 3e-3)
+    train(given.output, noise, given.steps, 6e-3, given.init)
