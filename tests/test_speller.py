@@ -118,7 +118,7 @@ def test_words_alone_are_moved_and_only_when_listening():
         added = model(frames)
         assert (added[..., 1] == 0).all()
         assert (added[..., 0] != 0).all()
-        assert (added[..., [0, 2]] >= 3.0 - WORST - 1e-5).all()
+        assert (added[..., [0, 2]] >= 2.5 - WORST - 1e-5).all()
         doubled = spelling(weight=2.0)
         doubled.load_state_dict(model.state_dict())
         torch.testing.assert_close(doubled.eval()(frames), 2 * added)

@@ -95,7 +95,7 @@ class Speller(nn.Module):
 
     def __init__(
         self, rows: nn.Module, channels: int, phones: str, spoken: list[str], step_ms: float, weight: float = 1.0,
-        neutral: float = -3.0, hold_ms: float = 320.0,
+        neutral: float = -2.5, hold_ms: float = 320.0,
     ):  # fmt: skip
         super().__init__()
         self.rows, self.phones = rows, phones
