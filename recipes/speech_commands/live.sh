@@ -11,7 +11,7 @@ train=(python -m kws.train experiment=sc15 "data.root=$root" augment=light data.
   data.synthetic.near=150 data.synthetic.sentences=200 data.synthetic.unknown_share=3)
 [ -z "$kokoro" ] || train+=("data.synthetic.synthesisers=[espeak,kokoro]" "data.synthetic.kokoro.root=$kokoro"
   data.synthetic.kokoro.per_word=15)
-"${train[@]}" name=sc15-live-teacher model=speech init_from=speech train.epochs=16
+"${train[@]}" name=sc15-live-teacher model=speech init_from=speech train.epochs=16 optim=muon optim.optimizer.lr=0.003
 train+=("train.teachers=[runs/sc15-live-teacher]")
 table() { # channels over time × frequency, two numbers; then over time; the last blocks, two unless said
   local both="conv_k3x5_s2x2_c$1,ds_k3x3_s1x2_c$1,ds_k3x3_c$1_res,ds_k3x3_s1x2_c$2,ds_k3x3_s1x2_c$2"
@@ -24,7 +24,7 @@ done
 for name in "${names[@]}"; do
   threshold=0.7
   case $name in
-    commands) chosen=("${own[@]}" "model.table=$(table 24 32 60)" train.mixup=0.2 train.epochs=90) ;;
+    commands) chosen=("${own[@]}" "model.table=$(table 24 32 60)" train.mixup=0.2 train.epochs=180) threshold=0.8 ;;
     commands_small) chosen=("${own[@]}" "model.table=$(table 16 16 32)" train.epochs=180) ;;
     commands_live) chosen=(model=dscnn_2d_100k model.window_ms=700 train.epochs=40) threshold=0.8 ;;
     dscnn_100k) chosen=("${own[@]}" "model.table=$(table 40 48 96 5)" train.mixup=0.2 model.window_ms=850 train.epochs=54)
