@@ -201,7 +201,7 @@ if __name__ == "__main__":
     parser.add_argument("speech", nargs="+", metavar="PATTERN=SHARE")
     parser.add_argument("--noise", type=Path, nargs="+", required=True, help="folders of background")
     parser.add_argument("--files", type=int, default=36, help=f"of {FILE} windows")
-    parser.add_argument("--steps", type=int, default=14000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--init", type=Path, help="a speech.pt to go on from")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
