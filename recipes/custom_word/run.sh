@@ -4,7 +4,7 @@
 set -euo pipefail
 word=${1:?the word}
 name=${word// /_}
-python -c "import onnx, onnxruntime" || { echo "pip install -e '.[export]' first" >&2 && exit 1; }
+python -c "import onnx" 2> /dev/null || { echo "pip install -e '.[export]' first" >&2 && exit 1; }
 given=(experiment=text_wake_word "data.words=[$word]")
 python -m kws.train "${given[@]}" "name=$name"
 if [ -n "${2:-}" ]; then
