@@ -87,7 +87,8 @@ def _train(trainer: Trainer) -> float:
         share, (low, high) = result.accuracy, result.interval
         title = f"{trainer.cfg.name}: {100 * share:.1f} % of {result.clips} validation clips"
         plots.confusion(result.matrix, trainer.labels, picture, title)
-        say(f"best: epoch {best['epoch']}, validation {100 * share:.2f} % (95 %: {100 * low:.1f} to {100 * high:.1f})")
+        bounds = f"95 %: {100 * low:.1f} to {100 * high:.1f}"
+        say(f"{trainer.cfg.train.keep}: epoch {best['epoch']}, validation {100 * share:.2f} % ({bounds})")
         say(f"pictures: {folder}/curves.png, {folder}/confusion.png")
         say(f"listen:   python -m kws.listen checkpoint={path}")
         try:

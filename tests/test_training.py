@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from kws.errors import KwsError
 from kws.losses import PerClip, targets
 from kws.train import train
 from kws.training import checkpoint
+from kws.training.evaluation import evaluate
 from kws.training.log import read_rows
 from kws.training.muon import Muon
 from kws.training.start import begin
@@ -170,6 +172,7 @@ def test_the_second_training_in_one_folder_is_refused_with_the_first_ones_number
         ("workers=-1", "expected a whole number of at least 0"),
         ("ema=1.5", "expected a number of at least 0 and below 1"),
         ("mixup=-1", "expected a number of at least 0"),
+        ("keep=worst", "choose best or last"),
         ("compile=maybe", "expected true or false"),
         ("tensorboard=off", "expected true or false"),
     ],
@@ -358,6 +361,14 @@ def test_early_stopping_balance_and_bf16(corpus, tmp_path, capsys):
     rows = [row for row in read_rows(tmp_path / "early" / "metrics.jsonl") if "validation_loss" in row]
     assert len(rows) < 40
     assert any(name.startswith("events") for name in os.listdir(tmp_path / "early" / "tensorboard"))
+
+
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 3)])
+def test_best_is_the_epoch_that_is_asked_for(corpus, tmp_path, monkeypatch, keep, epoch):
+    known, real = iter([0.5, 0.9, 0.7]), evaluate
+    monkeypatch.setattr("kws.training.trainer.evaluate", lambda *given: replace(real(*given), accuracy=next(known)))
+    trained(corpus, tmp_path, "train.epochs=3", f"train.keep={keep}")
+    assert checkpoint.load(tmp_path / checkpoint.BEST)["best"]["epoch"] == epoch
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -39,6 +39,7 @@ LIMITS = {  # of the numbers under `train`: what they are, the least, and what t
     **dict.fromkeys(("ema", "label_smoothing", "teacher_share"), (float, 0, 1)),
     "window_ms": (float, 1, math.inf),
 }
+CHOICES = {"precision": ("float32", "bf16"), "keep": ("best", "last")}
 SWITCHES = ("train.compile", "train.balance", "train.tensorboard", "resume.strict", "init_overlap", "init_names")
 
 
@@ -63,8 +64,11 @@ class Trainer:
     def __init__(self, cfg: DictConfig, folder: Path):
         self.cfg, self.folder = cfg, folder
         c = cfg.train
-        if c.precision not in ("float32", "bf16"):
-            raise KwsError(f"train.precision={c.precision}: choose float32 or bf16")
+        for name, choices in CHOICES.items():
+            if c[name] not in choices:
+                raise KwsError(f"train.{name}={c[name]}: choose {' or '.join(choices)}")
+        if c.patience and c.keep == "last":
+            raise KwsError(f"train.patience={c.patience} waits for a better epoch: say train.keep=best")
         check_switches(**{name: OmegaConf.select(cfg, name) for name in SWITCHES})
         for name, (kind, least, below) in LIMITS.items():
             if not is_number(c[name] or 0, lambda n, a=least, b=below: a <= n < b, int | kind):
@@ -271,7 +275,7 @@ class Trainer:
         return ", ".join(clips[:4]) + (f" and {len(clips) - 4} more" if len(clips) > 4 else "")
 
     def _validate(self) -> bool:
-        """Figures after an epoch; keeps the best. Returns whether patience has run out."""
+        """Figures after an epoch; keeps it if it is the best, or all are. Returns whether patience has run out."""
         c, model = self.cfg.train, self.ema or self.model
         with self.method.within(model):
             result = evaluate(model, self.data["validation"], self.loss, c.batch_size, min(c.workers, 1))
@@ -284,7 +288,7 @@ class Trainer:
         }
         self._note(row)
         before = self.best.get("validation_accuracy", -1.0)
-        better = row["validation_accuracy"] >= before
+        better = c.keep == "last" or row["validation_accuracy"] >= before
         self.waited = 0 if row["validation_accuracy"] > before else self.waited + 1
         if better:
             self.best = row
@@ -292,7 +296,7 @@ class Trainer:
         rate = (time.monotonic() - self.started) / max(1, self.step - self.first_step) * self.per_epoch
         say(
             f"epoch {epoch}/{c.epochs}: validation {100 * row['validation_accuracy']:.2f} %, loss {result.loss:.3f}"
-            f"{' (best)' if better else ''}, {rate:.1f} s an epoch"
+            f"{' (best)' if better and c.keep == 'best' else ''}, {rate:.1f} s an epoch"
         )
         return bool(c.patience) and self.waited >= c.patience
 

@@ -1,0 +1,64 @@
+"""Scripts of recipes/ that are more than a list of commands, on small things made here."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT
+
+from kws import audio
+from kws.alarms.labels import read_labels
+
+propack = pytest.importorskip("propack")
+MAKE = ROOT / "recipes/dialogue/make.py"
+GAME_RATE = 11025
+
+
+def queen(path: Path, lines: dict[str, bytes]) -> None:
+    """A file like Flight of the Amazon Queen's: a table of names, places and sizes, then what it names."""
+    begin, table, held = 15 + 21 * len(lines), [], b""
+    for name, line in lines.items():
+        place = (begin + len(held)).to_bytes(4, "big") + len(line).to_bytes(4, "big")
+        table.append(name.encode().ljust(12, b"\0") + b"\1" + place)
+        held += line
+    path.write_bytes(b"QTBLCEM10".ljust(13, b"\0") + len(lines).to_bytes(2, "big") + b"".join(table) + held)
+
+
+def sky(folder: Path, lines: dict[int, bytes]) -> None:
+    """Files like Beneath a Steel Sky's: numbers, places (in sixteens) and sizes in one, what they name in the other."""
+    table, held = len(lines).to_bytes(4, "little"), b""
+    for number, line in lines.items():
+        packed = bytes(22) + propack.pack(line)
+        place = 1 << 23 | len(held) // 16
+        table += number.to_bytes(2, "little") + place.to_bytes(3, "little") + len(packed).to_bytes(3, "little")
+        held += packed.ljust(-(-len(packed) // 16) * 16, b"\0")
+    (folder / "sky.dnr").write_bytes(table)
+    (folder / "sky.dsk").write_bytes(held)
+
+
+def test_dialogue_is_split_and_labelled(tmp_path):
+    sound = np.sin(2 * np.pi * 440 * np.arange(GAME_RATE) / GAME_RATE)
+    mp3 = io.BytesIO()
+    soundfile.write(mp3, sound, GAME_RATE, format="MP3")
+    names = [f"{i:06d}P1.SB" for i in range(10)]
+    games, out = tmp_path / "games", tmp_path / "out"
+    for game in ("flight-of-the-amazon-queen", "beneath-a-steel-sky"):
+        (games / game).mkdir(parents=True)
+    queen(games / "flight-of-the-amazon-queen/queen.1c", {"A.PCX": b"picture", **dict.fromkeys(names, mp3.getvalue())})
+    line = (128 + 60 * sound).astype(np.uint8).tobytes()
+    constant = bytes([200]) * GAME_RATE  # which is no sound
+    spoken = {60000: line, 50765: line, 59999: constant, 7: line}  # said to be "computer", no sound, no speech
+    sky(games / "beneath-a-steel-sky", spoken)
+    subprocess.run([sys.executable, MAKE, games, out], check=True)
+    assert sorted(path.name for path in (out / "train").iterdir()) == [f"{name[:-3]}.mp3" for name in names[:7]]
+    for name, lines in (("queen", 3), ("steel_sky", 1)):
+        (recording,) = read_labels(out / f"{name}.csv", [])
+        assert (recording.kind, recording.labels) == ("real", [])
+        assert audio.duration(recording.path) == pytest.approx(1.3 * lines, abs=0.3 * lines)  # MP3 has padding
+    wave, rate = audio.read(out / "steel_sky-0.flac")
+    assert rate == 16000
+    assert np.abs(np.fft.rfft(wave[:rate])).argmax() == pytest.approx(440, abs=1)
