@@ -27,8 +27,7 @@ for name in "${names[@]}"; do
     commands) chosen=("${own[@]}" "model.table=$(table 24 32 60)" train.mixup=0.2 train.epochs=180) threshold=0.8 ;;
     commands_small) chosen=("${own[@]}" "model.table=$(table 16 16 32)" train.epochs=180) ;;
     commands_live) chosen=(model=dscnn_2d_100k model.window_ms=700 train.epochs=40) threshold=0.8 ;;
-    dscnn_100k) chosen=("${own[@]}" "model.table=$(table 40 48 96 5)" train.mixup=0.2 model.window_ms=850 train.epochs=54)
-      threshold=0.9 ;;
+    dscnn_100k) chosen=("${own[@]}" "model.table=$(table 40 48 96 5)" train.mixup=0.2 train.epochs=60) threshold=0.9 ;;
     bcresnet) chosen=(model=bcresnet model.dropout=0 optim.optimizer.lr=0.01 train.epochs=90) ;;
     *) echo "no $name" >&2 && exit 2 ;;
   esac
