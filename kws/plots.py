@@ -79,37 +79,53 @@ def weights(layers: dict[str, tuple], path: str | Path, title: str = "") -> None
 
 def det(curves: list[dict], path: str | Path) -> None:
     """Draws misses over false alarms an hour, a panel for each kind of negatives: at each rate those of the best
-    threshold that keeps to it with every higher one.
+    threshold that keeps to it with every higher one. Where nothing was said, false alarms an hour over the threshold.
 
     Args:
         curves: lines with a "name", the "kind" of negatives, their "hours", how many words were "said", and by rising
-            threshold "per_hour" and "frr", which is None where nothing was said.
+            "threshold" "per_hour" and "frr", which is None where nothing was said.
     """
     kinds = list(dict.fromkeys(curve["kind"] for curve in curves)) or [""]
     figure = Figure(figsize=(2.5 + 4.5 * len(kinds), 4.6), layout="constrained")
-    lowest, axes = 100.0, None
-    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
-        here = [curve for curve in curves if curve["kind"] == kind and curve["frr"]]
-        axes.set(xscale="log", yscale="log", xlabel="false alarms an hour", ylabel="missed (%)", title=kind)
+    said = any(curve["frr"] for curve in curves)
+    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
         axes.grid(alpha=0.3, which="both")
+        if here := [curve for curve in curves if curve["kind"] == kind]:
+            (_missed_by_alarms if said else _alarms_by_threshold)(axes, here)
+            axes.set(title=f"{kind}, {here[0]['hours']:.2f} h", yscale="log")
+            axes.yaxis.set_major_formatter("{x:g}")
         axes.label_outer()
-        if not here:
-            continue
-        hours, said = here[0]["hours"], here[0]["said"]
-        least, fewest = 0.5 / hours, 50 / said  # where none at all is drawn
-        for curve in here:
-            worst = np.maximum.accumulate(curve["per_hour"][::-1])[::-1]
-            missed = np.maximum(100 * np.minimum.accumulate(curve["frr"][::-1])[::-1], fewest)
-            lowest = min(lowest, missed.min())
-            axes.step(np.maximum(worst, least), missed, where="pre", label=curve["name"], linewidth=1.4)
-        axes.axvspan(least / 1.3, 3 / hours, color="0.92", zorder=0)
-        axes.text(3 / hours, 0.02, "too few hours ", ha="right", fontsize=8, transform=axes.get_xaxis_transform())
-        axes.set(title=f"{kind}, {hours:.2f} h", ylim=(lowest / 1.5, 110), xlim=(least / 1.3, 2000 * least))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_major_formatter("{x:g}")
-    if axes.lines:
-        figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
+    if curves:
+        lowest = min(line.get_ydata().min() for axes in panels for line in axes.lines)
+        panels[0].set_ylim(lowest / 1.4, 110 if said else None)
+        figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=110)
+
+
+def _missed_by_alarms(axes, curves: list[dict]) -> None:
+    hours, said = curves[0]["hours"], curves[0]["said"]
+    least, fewest = 0.5 / hours, 50 / said  # where none at all is drawn
+    for curve in curves:
+        worst = np.maximum.accumulate(curve["per_hour"][::-1])[::-1]
+        missed = np.maximum(100 * np.minimum.accumulate(curve["frr"][::-1])[::-1], fewest)
+        axes.step(np.maximum(worst, least), missed, where="pre", label=curve["name"], linewidth=1.4)
+    axes.axvspan(least / 1.3, 3 / hours, color="0.92", zorder=0)
+    axes.text(3 / hours, 0.02, "too few hours ", ha="right", fontsize=8, transform=axes.get_xaxis_transform())
+    axes.set(xscale="log", xlabel="false alarms an hour", ylabel="missed (%)", xlim=(least / 1.3, 2000 * least))
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def _alarms_by_threshold(axes, curves: list[dict]) -> None:
+    hours = curves[0]["hours"]
+    least = 0.5 / hours  # where none at all is drawn
+    for curve in curves:
+        axes.step(
+            curve["threshold"], np.maximum(curve["per_hour"], least), where="post", label=curve["name"], linewidth=1.4
+        )
+    axes.axhspan(least / 1.3, 3 / hours, color="0.92", zorder=0)
+    axes.text(0.02, 3 / hours, "too few hours", va="top", fontsize=8, transform=axes.get_yaxis_transform())
+    axes.set(xlabel="threshold", ylabel="false alarms an hour", xlim=(0, 1))
 
 
 def score_histograms(scores: dict[str, dict], path: str | Path) -> None:

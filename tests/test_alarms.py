@@ -8,8 +8,9 @@ import pytest
 from conftest import RATE, WORDS, config, run, spoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.image import imread
 
-from kws import audio, evaluate, export, join
+from kws import audio, evaluate, export, join, plots
 from kws.alarms import thresholds
 from kws.alarms.conditions import Condition, conditions, convolved, speech_level
 from kws.alarms.labels import (
@@ -544,3 +545,17 @@ def test_settings_that_cannot_be_are_named(folder, long, tmp_path):
     ]:
         with pytest.raises(KwsError, match=reason):
             call(evaluate, *arguments)
+
+
+@pytest.mark.parametrize("frr", [[0.1, 0.4], None])
+def test_a_curve_is_drawn_whether_or_not_anything_was_said(tmp_path, frr):
+    kinds = {"real": [20.0, 0.0], "made": [3.0, 1.0]}
+    curves = [
+        {"name": "a", "kind": kind, "hours": 2.0, "said": 40 if frr else 0, "threshold": [0.2, 0.8], "per_hour": rates,
+         "frr": frr}
+        for kind, rates in kinds.items()
+    ]  # fmt: skip
+    plots.det(curves, tmp_path / "det.png")
+    pixels = np.round(255 * imread(tmp_path / "det.png")[..., :3])
+    panels = np.array_split(pixels[:, : pixels.shape[1] * 9 // 11], 2, axis=1)  # without the legend
+    assert all((panel == (31, 119, 180)).all(axis=2).sum() > 50 for panel in panels)  # matplotlib's first colour
