@@ -38,7 +38,7 @@ def learning_curves(steps: list[dict], epochs: list[dict], path: str | Path, tit
         at = [row["step"] for row in epochs]
         left.plot(at, [row["validation_loss"] for row in epochs], "o-", color="tab:orange", ms=3, label="validation")
         accuracy = np.array([100 * row["validation_accuracy"] for row in epochs])
-        best = int(np.flatnonzero(accuracy == accuracy.max())[-1])  # the last of equal ones is kept
+        best = int(np.flatnonzero(accuracy == accuracy.max())[-1])
         right.plot([row["epoch"] for row in epochs], accuracy, "o-", color="tab:orange", ms=3)
         right.annotate(
             f"best {accuracy[best]:.1f} %", (epochs[best]["epoch"], accuracy[best]), xytext=(0, -18),

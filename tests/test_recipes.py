@@ -58,7 +58,8 @@ def test_dialogue_is_split_and_labelled(tmp_path):
     for name, lines in (("queen", 3), ("steel_sky", 1)):
         (recording,) = read_labels(out / f"{name}.csv", [])
         assert (recording.kind, recording.labels) == ("real", [])
-        assert audio.duration(recording.path) == pytest.approx(1.3 * lines, abs=0.3 * lines)  # MP3 has padding
+        padding = 0.25 * lines if name == "queen" else 0.01  # MP3 has some
+        assert 1.3 * lines - 0.01 <= audio.duration(recording.path) <= 1.3 * lines + padding
     wave, rate = audio.read(out / "steel_sky-0.flac")
     assert rate == 16000
     assert np.abs(np.fft.rfft(wave[:rate])).argmax() == pytest.approx(440, abs=1)

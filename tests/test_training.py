@@ -371,6 +371,11 @@ def test_best_is_the_epoch_that_is_asked_for(corpus, tmp_path, monkeypatch, keep
     assert checkpoint.load(tmp_path / checkpoint.BEST)["best"]["epoch"] == epoch
 
 
+def test_patience_waits_for_a_best_epoch(corpus, tmp_path):
+    with pytest.raises(KwsError, match=r"train\.patience=2 waits for a better epoch: say train\.keep=best"):
+        trained(corpus, tmp_path, "train.patience=2", "train.keep=last")
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_file_is_named_and_left_out(corpus, tmp_path, capsys, workers):
     root = tmp_path / "broken"

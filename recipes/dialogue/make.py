@@ -25,7 +25,7 @@ except ImportError:
 
 RATE, PAUSE, LONGEST = 16000, 4800, 30 * 60 * 16000  # samples
 GAME_RATE = 11025
-SAYS_COMPUTER = (  # lines of Beneath a Steel Sky at which three spotters of it fired, and pocketsphinx 5 heard it too
+SAYS_COMPUTER = (  # lines of Beneath a Steel Sky in which pocketsphinx 5 heard it, of 248 at which a spotter of it rose
     50765, 50878, 51018, 51132, 52636, 52799, 52943, 52949, 52950, 52993, 53120, 53135, 53144, 53146, 54694, 54703,
     54801, 54814, 54986, 55002, 55011,
 )  # fmt: skip
@@ -38,6 +38,8 @@ def queen(folder: Path) -> dict[str, bytes]:
     """Lines of Flight of the Amazon Queen by name, as MP3. queen.1c begins with a table (ScummVM's queen/resource.cpp):
     after 13 bytes the number of entries, then of each 12 bytes of name, one of the volume, and its place and size."""
     data = (folder / "queen.1c").read_bytes()
+    if data[:4] != b"QTBL":
+        raise SystemExit(f"{folder}/queen.1c is not the spoken edition that Debian packages")
     lines = {}
     for at in range(15, 15 + 21 * int.from_bytes(data[13:15], "big"), 21):
         name = data[at : at + 12].split(b"\0")[0].decode()
