@@ -220,7 +220,7 @@ def _curves(results: dict) -> list[dict]:
     """A line for each checkpoint, condition and kind of negatives; several checkpoints are compared on clean sound."""
     return [
         {"name": path if len(results) > 1 else name, "kind": kind, "hours": result["hours"][kind],
-         "per_hour": per_hour, **{key: condition["det"][key] for key in ("threshold", "frr")},
+         "threshold": condition["det"]["threshold"], "per_hour": per_hour, "frr": condition["det"]["frr"],
          "said": condition["as_set"]["said"]}
         for path, result in results.items()
         for name, condition in result["conditions"].items()

@@ -86,9 +86,9 @@ if __name__ == "__main__":
     given = parser.parse_args()
     (given.output / "train").mkdir(parents=True, exist_ok=True)
     lines = queen(given.games / "flight-of-the-amazon-queen")
-    trained = dict(list(lines.items())[: round(TRAINED * len(lines))])
-    for name, line in trained.items():
-        (given.output / "train" / f"{name}.mp3").write_bytes(line)
-    rest = {name: line for name, line in lines.items() if name not in trained}
-    write([audio.read(name, 0, RATE, file=io.BytesIO(rest[name]))[0] for name in rest], given.output / "queen.csv")
+    names, trained = list(lines), round(TRAINED * len(lines))
+    for name in names[:trained]:
+        (given.output / "train" / f"{name}.mp3").write_bytes(lines[name])
+    rest = [audio.read(name, 0, RATE, file=io.BytesIO(lines[name]))[0] for name in names[trained:]]
+    write(rest, given.output / "queen.csv")
     write(steel_sky(given.games / "beneath-a-steel-sky"), given.output / "steel_sky.csv")
