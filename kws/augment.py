@@ -74,6 +74,7 @@ class Augment:
     def __post_init__(self):
         self._responses: dict[int, list[np.ndarray]] = {}
         self._rooms = audio.files("augment.rooms", self.rooms) if self.rooms else []
+        self.left_out: list[str] = []  # rooms that cannot be used, and why; for whoever can say it to empty
         if not self.codecs or not set(self.codecs) <= CODECS.keys():
             raise KwsError(f"augment.codecs=[{','.join(self.codecs)}]: choose of {', '.join(CODECS)}")
 
@@ -126,9 +127,20 @@ class Augment:
         if not self._rooms:
             return made_room(rate, rng.uniform(*self.room_t60_ms), rng)
         if rate not in self._responses:
-            self._responses[rate] = [audio.read(path, channel=0, rate=rate)[0] for path in self._rooms]
+            self._responses[rate] = self._read_rooms(rate)
         responses = self._responses[rate]
         return responses[rng.integers(len(responses))]
+
+    def _read_rooms(self, rate: int) -> list[np.ndarray]:
+        responses = []
+        for path in self._rooms:
+            try:
+                responses.append(audio.read(path, channel=0, rate=rate)[0])
+            except audio.AudioError as error:
+                self.left_out.append(str(error))
+        if not responses:
+            raise audio.AudioError(f"augment.rooms={self.rooms}: none can be used, {self.left_out[-1]}")
+        return responses
 
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:

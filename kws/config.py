@@ -48,6 +48,7 @@ PATH_KEYS = {
     "vtln_map",
     "utt2spk",
 }
+FILES = ("json", "plot", "csv", "wav")  # what commands write beside their work, by key
 # `resume=PATH` beside `resume.strict=true`: a mapping cannot also be a value, so the short form is spelled out; and the
 # methods of `kws.compress` are the group compress.
 SHORT_FORMS = {"resume": "resume.from", "method": "compress@method"}
@@ -100,8 +101,25 @@ def quote_override(argument: str, sweep: bool = False) -> str:
     try:
         OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:
-        return f"{key}={_quoted(value)}"
+        return f"{key}={_list_of_words(value) or _quoted(value)}"
     return f"{key}={value}"
+
+
+def _list_of_words(value: str) -> str | None:
+    """A list that Hydra's grammar refuses for letters of its words, as [größe, don't], with these in quotes."""
+    words = [word.strip() for word in value[1:-1].split(",")]
+    if not re.fullmatch(r"\[[^\[\]{}\"]+\]", value) or not all(words):
+        return None
+    plain = re.compile(r"'.*'|[\w.+-]+", re.ASCII)
+    return f"[{','.join(word if plain.fullmatch(word) else _quoted(word) for word in words)}]"
+
+
+def _make_room(name: str, path: Path) -> None:
+    """The folder for a file that is written when the work is done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KwsError(f"{name}={path}: {path.parent} cannot be made ({error.strerror})") from None
 
 
 def command(config_name: str):
@@ -132,6 +150,9 @@ def command(config_name: str):
         def told(cfg):  # inside Hydra, which would otherwise print a trace of its own
             begun.append(True)
             try:
+                for name in FILES:
+                    if isinstance(cfg.get(name), str):
+                        _make_room(name, Path(cfg[name]))
                 result = function(cfg)
                 sys.stdout.flush()
                 return result

@@ -18,8 +18,8 @@ DEFAULT = "_default_"  # the key of the other words' threshold: no word begins w
 
 @dataclass(frozen=True)
 class Detection:
-    """A word heard, or nearly: `start` and `end` in seconds of the stream, `end` the moment of the decision (of a near
-    miss: when it came closest), and why."""
+    """A word heard, or nearly, and why. In seconds of the stream `start` is when its score began to rise, often not
+    before the word's end, and `end` the moment of the decision (of a near miss: when it came closest)."""
 
     word: str
     start: float
@@ -48,7 +48,7 @@ class Decision:
         missed: the near misses that were over by the last `push`.
 
     Raises:
-        ValueError: a threshold that is none, or of a word that there is not.
+        ValueError: a threshold that is none, or of a word that there is not; another argument that cannot be.
     """
 
     def __init__(
@@ -60,6 +60,11 @@ class Decision:
         self.words = [i for i, label in enumerate(labels) if not label.startswith("_")]
         if not self.words:
             raise ValueError(f"none of the labels is a word to detect: {', '.join(self.labels)}")
+        if not is_number(release, lambda share: 0 <= share <= 1):
+            raise ValueError(f"release={release}: expected a share of the threshold, 0 to 1")
+        for name, ms in (("smoothing", smoothing_ms), ("refractory", refractory_ms), ("warm_up", warm_up_ms)):
+            if not is_number(ms, lambda ms: ms >= 0):
+                raise ValueError(f"{name}_ms={ms}: expected milliseconds, 0 or more")
         limits = threshold if isinstance(threshold, dict) else {DEFAULT: threshold}
         words = [self.labels[i] for i in self.words]
         for key, limit in limits.items():

@@ -19,11 +19,10 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from kws.alarms import thresholds
 from kws.config import command
 from kws.errors import KwsError
 from kws.exporting import sounds
-from kws.listening.opened import decision_of
+from kws.listening.opened import decision_for
 from kws.training import checkpoint
 from kws.training.trained import Trained, open_checkpoint
 
@@ -46,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     trained = open_checkpoint(cfg.checkpoint, averaged=cfg.averaged)
     if cfg.streams not in (1, "any"):
         raise KwsError(f"streams={cfg.streams}: expected 1 or any")
-    decision = decision_of(cfg, thresholds.read(checkpoint.find(cfg.checkpoint)))
+    decision = decision_for(cfg, cfg.checkpoint)
     checked = sounds.to_check(trained, cfg.check)
     seen = sounds.of_training(trained, cfg.calibration) if cfg.quantise == "int8_static" else []
     export(
@@ -79,7 +78,7 @@ def for_microcontroller(cfg: DictConfig) -> None:
         raise KwsError(f"{error.name} is missing: pip install 'kws[tflite]'") from None
     torch.set_num_threads(1)
     trained = open_checkpoint(cfg.checkpoint, averaged=cfg.averaged)
-    decision = decision_of(cfg, thresholds.read(checkpoint.find(cfg.checkpoint)))
+    decision = decision_for(cfg, cfg.checkpoint)
     checked, seen = sounds.to_check(trained, cfg.check), sounds.of_training(trained, cfg.calibration)
     result = export(
         trained, cfg.output, checked, seen, decision, cfg.word, cfg.author, cfg.language, licence=cfg.licence,

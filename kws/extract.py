@@ -3,7 +3,7 @@
     python -m kws.extract input=wavs output=feats                          40-bin fbank at 16 kHz, Kaldi ark and scp
     python -m kws.extract input=wavs output=feats features=mfcc format=npy
     python -m kws.extract input=wavs output=feats features.num_mel_bins=80 resample=true channel=0
-    python -m kws.extract input=data/train output=fbank/train compress=true manifest=lhotse
+    python -m kws.extract input=data/train output=fbank/train compressed=true manifest=lhotse
 
 wav, flac, ogg, mp3 and more are read, at any depth. An utterance's key is the file's path within the folder without its
 suffix; whitespace, % and bytes that are no UTF-8 are written as %20; files that differ by their suffix alone keep it.
@@ -46,7 +46,7 @@ from kws.workers import cores, ordered_map
 def extract(
     input: str, output: str, options: FbankOptions, format: str = "ark", channel: int | None = None,
     resample: bool = False, allow_truncated: bool = False, retry_failed: bool = False, workers: int = 0,
-    compress: bool = False, subtract_mean: bool = False, min_duration: float = 0.0, vtln_map: str | None = None,
+    compressed: bool = False, subtract_mean: bool = False, min_duration: float = 0.0, vtln_map: str | None = None,
     utt2spk: str | None = None, allow_pipes: bool = False, manifest: str | None = None, vtln_warp: float = 1.0,
     plot: bool = False,
 ) -> int:  # fmt: skip
@@ -64,15 +64,15 @@ def extract(
         raise KwsError(f"{root}: {'cannot be read' if os.path.exists(root) else 'there is no such file or folder'}")
     if (resample or options.allow_downsample or options.allow_upsample) and options.sample_frequency % 1:
         raise KwsError(f"features.sample_frequency={options.sample_frequency}: resampling needs a whole number of Hz")
-    if format != "ark" and (compress or manifest):
-        raise KwsError(f"format={format}: compress=true and manifest=lhotse are of Kaldi's archives: format=ark")
+    if format != "ark" and (compressed or manifest):
+        raise KwsError(f"format={format}: compressed=true and manifest=lhotse are of Kaldi's archives: format=ark")
     directory = DataDirectory(root, allow_pipes) if os.path.isfile(os.path.join(root, "wav.scp")) else None
     if directory and os.path.realpath(target) == os.path.realpath(root):
         raise KwsError(f"output={target}: is the data directory that is read; choose another folder")
     reading = {"channel": channel, "resample": resample, "allow_truncated": allow_truncated}
     reading |= {"subtract_mean": subtract_mean, "min_duration": min_duration}
     maps = {"vtln_map": vtln_map and os.path.abspath(vtln_map), "utt2spk": utt2spk and os.path.abspath(utt2spk)}
-    settings = {"input": root, "format": format, "compress": "auto" if compress else None, **reading, **maps}
+    settings = {"input": root, "format": format, "compress": "auto" if compressed else None, **reading, **maps}
     settings |= {"vtln_warp": vtln_warp, "features": describe(options)}
     warps = read_warps(options, directory, vtln_warp, **maps)
     # what is written when all is done; gone while it is not
@@ -185,7 +185,7 @@ def main(cfg: DictConfig) -> None:
             check_number(name, cfg[name], lambda n: n >= 0, "a whole number from 0, or null", int)
     for name, what in (("min_duration", "seconds, 0 or more"), ("vtln_warp", "about 1")):
         check_number(name, cfg[name], lambda n: n >= 0, f"a number, {what}")
-    switches = ("resample", "allow_truncated", "retry_failed", "compress", "subtract_mean", "allow_pipes", "plot")
+    switches = ("resample", "allow_truncated", "retry_failed", "compressed", "subtract_mean", "allow_pipes", "plot")
     check_switches(**{name: cfg[name] for name in switches})
     try:
         options = make_options(**cfg.features)
@@ -197,7 +197,7 @@ def main(cfg: DictConfig) -> None:
     try:
         failed = extract(
             cfg.input, cfg.output, options, cfg.format, cfg.channel, cfg.resample, cfg.allow_truncated,
-            cfg.retry_failed, cores() if cfg.workers is None else cfg.workers, cfg.compress, cfg.subtract_mean,
+            cfg.retry_failed, cores() if cfg.workers is None else cfg.workers, cfg.compressed, cfg.subtract_mean,
             float(cfg.min_duration), cfg.vtln_map, cfg.utt2spk, cfg.allow_pipes, cfg.manifest,
             float(cfg.vtln_warp), cfg.plot,
         )  # fmt: skip

@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
     except OSError as error:
         raise KwsError(f"output={out}: cannot be made ({error.strerror})") from None
     order = [clips[i] for i in rng.permutation(len(clips))[: cfg.clips]]
-    recordings, sound, labels, n, total = [], [], [], 0, 0
+    recordings, sound, labels, n, total, count = [], [], [], 0, 0, 0
 
     def end_of_file() -> None:
         nonlocal sound, labels, n, total
@@ -65,7 +65,7 @@ def main(cfg: DictConfig) -> None:
 
     bar = progress(joined(order, noise, rate, cfg.gap_ms, cfg.snr, rng), total=len(order), desc="joining", unit="clip")
     for clip, gap, wave in bar:
-        begin = n + len(gap)
+        count, begin = count + 1, n + len(gap)
         n = begin + len(wave)
         sound += [gap, wave]
         if clip.label != UNKNOWN:
@@ -75,7 +75,7 @@ def main(cfg: DictConfig) -> None:
     if sound:
         end_of_file()
     write_labels(out / "labels.csv", recordings)
-    print(f"{out / 'labels.csv'}: {len(order)} clips in {total / rate / 3600:.2f} h, {len(recordings)} recordings")
+    print(f"{out / 'labels.csv'}: {count} clips in {total / rate / 3600:.2f} h, {len(recordings)} recordings")
 
 
 if __name__ == "__main__":

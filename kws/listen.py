@@ -12,8 +12,9 @@
     python -m kws.listen checkpoint=… save=heard                            two seconds around each word …
     python -m kws.train data=folder data.root=heard init_from=… name=more   … to train on
 
-Each word heard is a line: the moment its word began and the moment it was heard (seconds), the word, its score (the
-mean over the last steps), and why: the highest of those steps, how many reached the threshold, the threshold.
+Each word heard is a line: when its score began to rise, which may be as late as the word's end, and when it was heard
+(seconds), the word, its score (the mean over the last steps), and why: the highest of those steps, how many reached the
+threshold, the threshold. json=FILE adds the time of day (of a file: as if it had been played from the beginning).
 
 save=DIR writes DIR/<word>/<time>.wav, and DIR/_near_misses_/<word>/<time>.wav where a score rose to its release level
 (0.6 of the threshold) and no word was heard. Training on DIR takes the former and leaves the near misses out until
@@ -83,13 +84,15 @@ def _listen(
         """One unbroken stream; whether the stop word was heard."""
         nonlocal seconds, busy, heard, nearly
         before = seconds  # of other streams
-        clock = time.time() - before
+        clock = time.time() - before  # when the stream began, if no sound of it was late
         for block in chain(blocks, [None]):
             end = block is None
             block = np.zeros(0, np.float32) if end else block
             seconds += len(block) / rate
             if clips:
                 clips.push(block)
+            now = time.time() - lag()[0] - seconds
+            clock = now if cfg.input is None else max(clock, now)  # files and pipes may be faster than time
             begun = time.perf_counter()
             found, missed = spotter.push(block, flush=end)
             busy += time.perf_counter() - begun

@@ -3,12 +3,12 @@
     python -m kws.serve checkpoint=spotter.onnx                       the page; open the address that it prints
     python -m kws.serve                                               the same; drop a spotter onto the page
     python -m kws.serve checkpoint=spotter.onnx static=DIR            the page as a folder, for any web server
-    python -m kws.serve checkpoint=[a.onnx,b.onnx] protocol=wyoming   wake words for Home Assistant's Wyoming Protocol
+    python -m kws.serve checkpoint=a.onnx,b.onnx protocol=wyoming     wake words for Home Assistant's Wyoming Protocol
 
 The page works in the browser alone: no sound leaves it, and nothing is loaded from elsewhere. It needs two files of
 onnxruntime-web, which npm fetches the first time. Settings:
 
-    checkpoint=FILE        what python -m kws.export wrote, or computer, which comes with kws; several: [a.onnx,b.onnx]
+    checkpoint=FILE        what kws.export wrote, or the name of a spotter that comes with kws; several: a.onnx,b.onnx
     protocol=page          or wyoming
     host=127.0.0.1         the address to listen at; any other than this computer's own lets others in
     port=null              null: 8000 for the page, 10400 for wyoming; 0: any that is free

@@ -27,7 +27,7 @@ from kws.alarms.labels import (
 from kws.alarms.sweep import THRESHOLDS, Heard, alarms, best_within, choose, hours_by_kind, smooth, sweep
 from kws.alarms.tables import figures, warnings
 from kws.decision import Decision
-from kws.errors import AudioError, KwsError
+from kws.errors import KwsError
 from kws.metrics import binomial_interval, poisson_interval
 
 LABELS = ["a", "b", "c", "_unknown_"]
@@ -365,14 +365,15 @@ def test_thresholds_are_those_of_the_weights(tmp_path):
     checkpoint = tmp_path / "best.pt"
     checkpoint.write_bytes(b"weights")
     assert thresholds.read(checkpoint) == {}
-    path = thresholds.write(checkpoint, {"a": 0.5, "b": 0.25}, budget=1)
+    decision = {"threshold": {"a": 0.5, "b": 0.25}, "smoothing_ms": 80.0}
+    path = thresholds.write(checkpoint, decision, budget=1)
     assert path == tmp_path / "best.thresholds.json"
-    assert thresholds.read(checkpoint) == {"threshold": {"a": 0.5, "b": 0.25}}
+    assert thresholds.read(checkpoint) == decision
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "best.thresholds.json"]
     checkpoint.write_bytes(b"other weights")
     with pytest.raises(KwsError, match=r"chosen for other weights than best.pt holds now"):
         thresholds.read(checkpoint)
-    for damaged in ('{"threshold"', "[]", '{"threshold": {"a": "x"}, "sha256": ""}', '{"threshold": {}}'):
+    for damaged in ('{"threshold"', "[]", '{"decision": {"threshold": {"a": "x"}}, "sha256": ""}', '{"threshold": {}}'):
         path.write_text(damaged)
         with pytest.raises(KwsError, match="cannot be read"):
             thresholds.read(checkpoint)
@@ -445,7 +446,7 @@ def test_a_long_recording_is_joined_once_and_labels_come_last(tmp_path, capsys):
     call(join, *given, "split=train")
     assert ": 1 clips" in capsys.readouterr().out
     (tmp_path / "talk" / "radio.wav").write_bytes((tmp_path / "talk" / "radio.wav").read_bytes()[:-20000])
-    with pytest.raises(AudioError, match="truncated"):
+    with pytest.raises(KwsError, match=r"1 of 1 recordings cannot be used, .*truncated"):
         call(join, *given, "split=train")
     assert not (tmp_path / "out" / "labels.csv").exists()
 
@@ -501,8 +502,13 @@ def test_thresholds_travel_from_a_budget_to_the_device(folder, long, tmp_path, c
     assert sum(rate["count"] for rate in rates) <= 300 * sum(rate["hours"] for rate in rates)
     assert "which kws.export takes" in capsys.readouterr().out
     call(export, f"checkpoint={checkpoint}", f"output={file}", *DECISION)
+    decision = Spotter(file).decision
+    call(export, f"checkpoint={checkpoint}", f"output={file}")
     spotter = Spotter(file)
+    assert spotter.decision == decision  # what they were chosen with comes with them
     assert spotter.decision["threshold"] == chosen
+    with pytest.raises(KwsError, match=r"smoothing_ms=777: .*best\.thresholds\.json was chosen with \d+; choose again"):
+        call(export, f"checkpoint={checkpoint}", f"output={file}", "decision.smoothing_ms=777")
     machine = spotter.stream().decision
     assert [machine.threshold[i] for i in machine.words] == [chosen[machine.labels[i]] for i in machine.words]
     call(evaluate, f"checkpoint='{checkpoint},{file}'", *asked)
@@ -522,6 +528,8 @@ def test_thresholds_travel_from_a_budget_to_the_device(folder, long, tmp_path, c
     checkpoint.write_bytes((folder / "last.pt").read_bytes())
     with pytest.raises(KwsError, match="chosen for other weights"):
         call(export, f"checkpoint={checkpoint}", f"output={file}")
+    call(evaluate, f"checkpoint={checkpoint}", *asked, "budget=300")
+    call(export, f"checkpoint={checkpoint}", f"output={file}")
 
 
 def test_settings_that_cannot_be_are_named(folder, long, tmp_path):

@@ -163,6 +163,33 @@ def test_truncated_sound_is_kept_when_asked(wav):
     np.testing.assert_array_equal(samples, NOISE.reshape(-1)[: len(samples)])
 
 
+@pytest.mark.parametrize("mode", ["CONSTANT", "AVERAGE", "VARIABLE"])
+def test_mp3_is_read_to_its_end_or_refused(tmp_path, mode):
+    """libsndfile stops where the header, or a guess without one, has an MP3 end."""
+    rng, file, path = np.random.default_rng(0), io.BytesIO(), tmp_path / "a.mp3"
+    loud = (np.arange(160000) // 24000 % 2) * 0.3 + 0.001  # so that frames differ in length
+    soundfile.write(
+        file, rng.standard_normal(160000) * loud, 16000, format="MP3", bitrate_mode=mode, compression_level=0.5
+    )
+    whole = file.getvalue()
+    tag = b"ID3\x04\0\0" + bytes([0, 2, 0, 0]) + rng.bytes(1 << 15)
+
+    def told(content: bytes):
+        path.write_bytes(content)
+        try:
+            return len(audio.read(path)[0])
+        except AudioError as error:
+            return "truncated" if "truncated" in str(error) else str(error)
+
+    assert [told(content) for content in (whole, tag + whole, whole + b"TAG" + bytes(125))] == [160000] * 3
+    assert [told(content) for content in (whole[: len(whole) // 2], tag + whole[: len(whole) // 2])] == [
+        "truncated"
+    ] * 2
+    kbits = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)[whole[2] >> 4]
+    bare = whole[72 * kbits // 16 + (whole[2] >> 1 & 1) :]  # without the frame that says how long it is
+    assert told(bare) == "truncated" if mode != "CONSTANT" else told(bare) >= 160000
+
+
 def test_flac_of_unknown_length(wav):
     """What `flac -` and ffmpeg write to a pipe: 0 samples in STREAMINFO."""
     flac = io.BytesIO()

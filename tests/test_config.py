@@ -66,6 +66,10 @@ def test_any_existing_path_is_taken_as_it_is(tmp_path_factory, name):
 def test_other_values_are_left_to_hydra():
     assert value_of("train.epochs=3", "train.epochs") == 3
     assert value_of("data.words=[yes,hey aurora]", "data.words") == ["yes", "hey aurora"]
+    assert value_of("data.words=[größe, don't, hey aurora, 'é', yes]", "data.words") == [
+        "größe", "don't", "hey aurora", "é", "yes",
+    ]  # fmt: skip
+    assert value_of("data.words=[größe", "data.words") == "[größe"
     assert value_of("init_from=null", "init_from") is None
     assert quote_override("--config-dir=x y") == "--config-dir=x y"
     assert quote_override("--multirun") == "--multirun"

@@ -1,15 +1,18 @@
 """Every yaml of conf works: what is new there is tested without a test being written."""
 
+import ast
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, WORDS, config, spoken, tiny
+from conftest import RATE, ROOT, WORDS, config, spoken, tiny
 from hydra.utils import instantiate
 
 from kws import audio
-from kws.config import conf_dir
+from kws.config import conf_dir, quote_override
 from kws.data.speech_commands import FIFTEEN
 from kws.spotter import Spotter
 from kws.training import checkpoint
@@ -187,3 +190,26 @@ def test_targets_exist():
         for line in path.read_text().splitlines():
             if "_target_:" in line:
                 assert instantiate({"_target_": "hydra.utils.get_object", "path": line.split(":", 1)[1].strip()})
+
+
+def documented():
+    """Every command line of a docstring or a README, as (where, command, arguments)."""
+    pages = [ROOT / "README.md", ROOT / "data/README.md", *ROOT.glob("recipes/*/README.md"), *ROOT.glob("kws/*/*.md")]
+    texts = {path: path.read_text() for path in pages}
+    for path in (*ROOT.glob("kws/*.py"), *ROOT.glob("kws/benchmarks/*.py"), *ROOT.glob("conf/**/*.yaml")):
+        text = path.read_text()
+        texts[path] = text.replace("#", " ") if path.suffix == ".yaml" else ast.get_docstring(ast.parse(text)) or ""
+    for path, text in texts.items():
+        for match in re.finditer(
+            r"^(?:|  +)python -m kws\.([\w.]+)(?![\w.]*:)(.*)$", text.replace("\\\n", " "), re.MULTILINE
+        ):
+            line = re.split(r" {2,}(?![\w.]+=)| #|;", match[2])[0]
+            yield str(path.relative_to(ROOT)), match[1], line
+
+
+@pytest.mark.parametrize(("where", "name", "line"), documented(), ids=lambda value: str(value)[:60])
+def test_documented_commands_compose(where, name, line):
+    module = (ROOT / "kws" / f"{name.replace('.', '/')}.py").read_text()
+    if not (found := re.search(r'^@command\("(\w+)"\)', module, re.MULTILINE)):
+        return  # with settings of its own
+    config(found[1], *(quote_override(argument) for argument in shlex.split(line) if "…" not in argument))

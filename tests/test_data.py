@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from kws import audio
 from kws.augment import CODECS, Augment, change_speed, level, made_room, mask, mix
-from kws.data.dataset import ClipDataset
+from kws.data.dataset import ClipDataset, load, read_clip
 from kws.data.source import Clip
 from kws.data.synthetic import Synthetic
 from kws.errors import KwsError
@@ -62,6 +62,40 @@ def test_measured_rooms_are_read(tmp_path):
     assert np.argsort(-np.abs(changed))[:2].tolist() in ([100, 900], [900, 100])
     with pytest.raises(KwsError, match="no sound files"):
         Augment(rooms=str(tmp_path / "empty"))
+
+
+def test_what_is_added_to_clips_costs_none_of_them(tmp_path, capsys):
+    """Of background and rooms what cannot be used is named once, and others take its place; hidden files are none."""
+    for name in ("good", "short"):
+        audio.write(tmp_path / f"{name}.wav", speechlike(4 * RATE), RATE)
+    (tmp_path / "short.wav").write_bytes((tmp_path / "short.wav").read_bytes()[:-1000])
+    (tmp_path / "rooms").mkdir()
+    audio.write(tmp_path / "rooms" / "good.wav", speechlike(800), RATE)
+    (tmp_path / "rooms" / "bad.wav").write_text("this is no sound")
+    (tmp_path / "rooms" / "._good.wav").write_text("what macOS puts beside a file")
+    clips = [Clip(str(tmp_path / "good.wav"), "a", i / 10, i / 10 + 0.5) for i in range(20)]
+    noise = [Clip(str(tmp_path / f"{name}.wav"), "_silence_") for name in ("short", "good")]
+    extractor, batches = FeatureExtractor(make_options("fbank")), [[(0, i) for i in range(20)]] * 2
+    augment = Augment(noise_chance=1.0, room_chance=1.0, rooms=str(tmp_path / "rooms"))
+    data = ClipDataset(clips, ["a"], extractor, 1000, augment, noise)
+    assert [len(batch["label"]) for batch in load(data, batches, 0)] == [20, 20]
+    said = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(": ")[1].rsplit("/", 1)[-1] for line in said) == ["bad.wav", "short.wav"]
+    with pytest.raises(KwsError, match=r"20 of 20 clips cannot be used, .*short\.wav"):
+        list(load(ClipDataset(clips, ["a"], extractor, 1000, augment, noise[:1]), batches, 0))
+    parts = [Clip(str(tmp_path / "short.wav"), "a", i / 10, i / 10 + 0.5) for i in range(20)]  # of one recording
+    with pytest.raises(KwsError, match=r"20 of 40 clips cannot be used, .*short\.wav"):
+        list(load(ClipDataset([*clips, *parts], ["a"], extractor, 1000), [[(0, i) for i in range(40)]], 0))
+
+
+def test_a_recording_is_decoded_once_for_the_clips_cut_from_it(tmp_path, monkeypatch):
+    audio.write(tmp_path / "long.wav", speechlike(5 * RATE), RATE)
+    whole, read, seen = read_clip(Clip(str(tmp_path / "long.wav"), "a"), RATE), audio.read, []
+    monkeypatch.setattr(audio, "read", lambda path, **given: seen.append(path) or read(path, **given))
+    for i in range(9):
+        part = read_clip(Clip(str(tmp_path / "long.wav"), "a", i / 2, i / 2 + 1), RATE)
+        np.testing.assert_array_equal(part, whole[i * RATE // 2 :][:RATE])
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("codec", CODECS)

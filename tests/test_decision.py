@@ -99,6 +99,12 @@ def test_thresholds_that_are_none(threshold, words):
         machine(threshold=threshold)
 
 
+@pytest.mark.parametrize("setting", [{"release": 2}, {"release": "x"}, {"smoothing_ms": "abc"}, {"refractory_ms": -1}])
+def test_settings_that_cannot_be(setting):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))}={next(iter(setting.values()))}: expected"):
+        machine(**setting)
+
+
 def test_a_detection_says_why():
     rows = np.concatenate([scores(("_silence_", 30)), scores(("yes", 2), peak=0.6), scores(("yes", 9))])
     (found,) = machine().push(rows)  # a mean over 5 steps reaches 0.7

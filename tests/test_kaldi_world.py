@@ -399,7 +399,7 @@ def test_a_data_directory_goes_in_and_comes_out(corpus, tmp_path, capsys):
 def test_kaldi_reads_what_comes_out(corpus, tmp_path):
     kaldi = pytest.importorskip("kaldi_native_io")
     extract(corpus[0], tmp_path / "plain", OPTIONS)
-    extract(corpus[0], tmp_path / "small", OPTIONS, compress=True)
+    extract(corpus[0], tmp_path / "small", OPTIONS, compressed=True)
     plain = dict(read_ark(tmp_path / "plain" / "feats.ark"))
     with kaldi.RandomAccessFloatMatrixReader(f"scp:{tmp_path}/plain/feats.scp") as reader:
         for key, frames in plain.items():
@@ -666,8 +666,8 @@ def test_warps_of_utterances_and_speakers(corpus, tmp_path):
         ({"utt2spk": "{tmp}/map"}, r"utt2spk=.*map: is for the speakers in vtln_map, which is not given"),
         ({"vtln_map": "{tmp}/map", "options": make_options("spectrogram")}, r"warp mel filters, and these .* none"),
         ({"vtln_warp": 1.1, "options": make_options("spectrogram")}, r"warp mel filters, and these .* none"),
-        ({"compress": True, "format": "npy"}, r"format=npy: compress=true and manifest=lhotse are of Kaldi's archives"),
-        ({"manifest": "lhotse", "format": "npy"}, r"format=npy: compress=true and manifest=lhotse"),
+        ({"compressed": True, "format": "npy"}, r"compressed=true and manifest=lhotse are of Kaldi's archives"),
+        ({"manifest": "lhotse", "format": "npy"}, r"format=npy: compressed=true and manifest=lhotse"),
     ],
 )
 def test_mistakes_in_what_is_asked_for(corpus, tmp_path, how, reason):

@@ -136,6 +136,9 @@ def test_mistakes_are_one_line(folder, tmp_path):
         ([f"checkpoint={folder}", "agree_ms=soon", "input=x.wav"], "agree_ms=soon: expected milliseconds"),
         ([f"checkpoint={folder}", "stop_word=no"], "stop_word=no: no word here"),
         ([f"checkpoint={folder}", "require=2"], "require=2: expected 1 to 1"),
+        ([f"checkpoint={folder}", "input=-", "chunk_ms=0"], "chunk_ms=0: expected milliseconds, 1 to 10000"),
+        ([f"checkpoint={folder}", "input=-", "decision.smoothing_ms=abc"], "smoothing_ms=abc: expected milliseconds"),
+        ([f"checkpoint={folder}", "input=-", "json=/dev/null/a/b.json"], "/dev/null/a cannot be made"),
         ([f"checkpoint={folder}", "on_detect=no-such-program %w"], "no program 'no-such-program'"),
         ([f"checkpoint={folder}", "decision.threshold={lwo: 0.5}"], "threshold names 'lwo'"),
     ):

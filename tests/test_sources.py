@@ -389,6 +389,16 @@ def test_connection_that_stays_dead_is_told_once(tmp_path, archive):
     assert not (tmp_path / "sc").exists()
 
 
+def test_an_archive_of_the_users_own_stays(tmp_path, archive):
+    (tmp_path / "a.tar.gz").write_bytes(archive.data[1:])
+    with pytest.raises(KwsError, match=r"a\.tar\.gz: not the published file, remove it"):
+        wanted(archive, tmp_path / "sc").prepare()
+    (tmp_path / "a.tar.gz").write_bytes(archive.data)
+    archive.sha256 = archive.sha256.upper()  # as some programs print it
+    wanted(archive, tmp_path / "sc").prepare()
+    assert (tmp_path / "sc").is_dir()
+
+
 def test_corrupted_archive_is_named_and_removed(tmp_path, archive):
     archive.data = archive.data[:500] + bytes([archive.data[500] ^ 1]) + archive.data[501:]
     with pytest.raises(KwsError, match=rf"a\.tar\.gz: corrupted, and removed.*expected {archive.sha256}"):

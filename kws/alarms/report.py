@@ -44,12 +44,13 @@ def evaluate(cfg: DictConfig) -> None:
     name = Path(cfg.labels).stem
     picture = Path(cfg.plot) if cfg.plot else beside(given[0]) / f"det-{name}.png"
     scores = picture.with_name(f"{picture.stem}-scores{picture.suffix}")
-    plots.det(_curves(results), picture)
-    plots.score_histograms({path: result.pop("histogram") for path, result in results.items()}, scores)
-    print(f"curves: {picture}, scores: {scores}")
+    histograms = {path: result.pop("histogram") for path, result in results.items()}
     if cfg.json:
         content = {"labels": str(cfg.labels), "tolerance_ms": cfg.tolerance_ms, "checkpoints": results}
         Path(cfg.json).write_text(json.dumps(content, indent=2) + "\n")
+    plots.det(_curves(results), picture)
+    plots.score_histograms(histograms, scores)
+    print(f"curves: {picture}, scores: {scores}")
 
 
 def _listed(value) -> list:
@@ -112,7 +113,8 @@ def judge(cfg: DictConfig, path: str, snrs: list[float], per_hour: list[float]) 
         print(f"{len(result['false_alarms'])} false alarms are in {cfg.alarms}")
     if cfg.budget is not None:
         about = {"budget": cfg.budget, "labels": str(cfg.labels), "hours": result["hours"]}
-        print(f"thresholds: {thresholds.write(checkpoint.find(path), chosen, **about)}, which kws.export takes")
+        written = thresholds.write(checkpoint.find(path), {**opened.decision, "threshold": chosen}, **about)
+        print(f"thresholds: {written}, which kws.export takes")
     return result
 
 

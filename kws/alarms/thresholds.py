@@ -1,4 +1,5 @@
-"""Thresholds by word that were chosen for a checkpoint, in a file beside it: best.pt has best.thresholds.json.
+"""Thresholds by word that were chosen for a checkpoint, in a file beside it (best.pt has best.thresholds.json), with
+the rest of the decision that they were chosen for: its smoothing and quiet.
 
 The checkpoint itself is left alone, as training may be writing it; the file holds the weights' SHA-256, so that
 thresholds are never taken for weights that have changed since.
@@ -16,17 +17,19 @@ def beside(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".thresholds.json")
 
 
-def write(checkpoint: Path, threshold: dict[str, float], **about) -> Path:
-    """By a temporary file and a rename: a kill at any moment leaves what was there or the new file."""
+def write(checkpoint: Path, decision: dict, **about) -> Path:
+    """Keeps arguments of `kws.decision.Decision`, and what they were chosen by. By a temporary file and a rename: a
+    kill at any moment leaves what was there or the new file."""
     path = beside(checkpoint)
-    content = {"threshold": threshold, **about, "sha256": _sha256(checkpoint)}
+    content = {"decision": decision, **about, "sha256": _sha256(checkpoint)}
     with replacing(path, durable=True) as part:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
 def read(checkpoint: Path) -> dict:
-    """{"threshold": {word: threshold}} for `kws.decision.Decision`, or {} where none were chosen.
+    """Arguments for `kws.decision.Decision`, {"threshold": {word: threshold}, "smoothing_ms": …}, or {} where none were
+    chosen.
 
     Raises:
         KwsError: the file is damaged, or was written for other weights.
@@ -34,7 +37,9 @@ def read(checkpoint: Path) -> dict:
     path = beside(checkpoint)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        threshold, sha256 = {str(k): float(v) for k, v in content["threshold"].items()}, content["sha256"]
+        decision, sha256 = content["decision"], content["sha256"]
+        threshold = {str(word): float(limit) for word, limit in decision["threshold"].items()}
+        decision = {name: float(value) for name, value in decision.items() if name != "threshold"}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -42,9 +47,9 @@ def read(checkpoint: Path) -> dict:
     if sha256 != _sha256(checkpoint):
         raise KwsError(
             f"{path}: chosen for other weights than {checkpoint.name} holds now: choose again (kws.evaluate labels="
-            " budget=), or delete it"
+            " budget=), delete it, or say decision.threshold="
         )
-    return {"threshold": threshold}
+    return {**decision, "threshold": threshold}
 
 
 def _sha256(path: Path) -> str:

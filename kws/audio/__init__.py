@@ -26,7 +26,7 @@ from kws.resampling import Resampler, resample, resampled
 
 __all__ = [
     "FULL_SCALE", "MAX_CHANNELS", "MAX_RATE", "OPEN_LENGTHS", "SUFFIXES", "AudioError", "Pipe", "Resampler",
-    "Sound", "duration", "files", "read", "resample", "write",
+    "Sound", "duration", "files", "is_sound", "read", "resample", "write",
 ]  # fmt: skip
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64"}
@@ -181,6 +181,12 @@ def duration(path: str | Path) -> float:
         return n_samples / sound.rate
 
 
+def is_sound(path: str | Path) -> bool:
+    """Whether a file is sound by its suffix, and not hidden (as what macOS puts beside each file is)."""
+    name = os.path.basename(path)
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+
+
 def files(key: str, given: str | Path) -> list[Path]:
     """A sound file, or those in a folder and below, sorted.
 
@@ -188,7 +194,7 @@ def files(key: str, given: str | Path) -> list[Path]:
         KwsError: naming the setting `key`, where there are none.
     """
     path = Path(given)
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = [path] if path.is_file() else sorted(filter(is_sound, path.rglob("*")))
     if not found:
         raise KwsError(f"{key}={given}: no sound files there")
     return found

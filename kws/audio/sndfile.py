@@ -64,7 +64,7 @@ class Decoded:
     may_be_infinite = True  # of floats, and of what damage does to decoders
 
     def __init__(self, file: BinaryIO, path: str | Path):
-        head = file.read(1 << 14)
+        head = _behind_tag(file)
         file.seek(0)
         self._source = file
         try:
@@ -73,11 +73,13 @@ class Decoded:
             raise AudioError(f"{path}: not a sound file that can be read ({_reason(error)})") from None
         self.rate, self.channels, frames = self._file.samplerate, self._file.channels, self._file.frames
         self.n_samples = frames if 0 < frames < UNKNOWN_FRAMES else None
-        self.declared = None
+        self.declared, self._sync = None, b""
         if self._file.format == "FLAC":
             self.declared = self.n_samples
-        elif self._file.format == "MP3" and self.n_samples and _XING.search(head):
-            self.declared = max(self.n_samples - MP3_SLACK, 0)
+        elif self._file.format == "MP3" and self.n_samples:
+            if _XING.search(head):
+                self.declared = max(self.n_samples - MP3_SLACK, 0)
+            self._sync = head[head.find(0xFF) :][:2]
         self.damaged = any(
             int(there) < int(said) != _OPEN_AU for said, there in _CUT_SHORT.findall(self._file.extra_info)
         )
@@ -99,11 +101,23 @@ class Decoded:
             self._left = self._left - len(part) if len(part) else 0
             n -= len(part)
             parts.append(from_float(part[:, channel]))
+        if self._left <= 0 and self._sync:
+            # of an MP3 that does not say how long it is, or of several in one, libsndfile gives a part
+            self.damaged, self._sync = self.damaged or self._source.read(1 << 14).count(self._sync) > 1, b""
         return np.concatenate(parts)
 
     def close(self) -> None:
         self._file.close()
         self._source.close()
+
+
+def _behind_tag(file: BinaryIO) -> bytes:
+    """The first 16 KiB, behind a tag if there is one (ID3v2.4, section 3.1: seven bits a byte are its length)."""
+    head = file.read(10)
+    if head[:3] == b"ID3" and len(head) == 10:
+        file.seek(10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)))
+        head = b""
+    return head + file.read(1 << 14)
 
 
 def _reason(error: Exception) -> str:

@@ -16,17 +16,15 @@ import torch
 from omegaconf import DictConfig
 
 from kws import audio
-from kws.alarms import thresholds
 from kws.alarms.labels import Label, match
 from kws.config import command
 from kws.data.joining import joined
 from kws.data.source import SILENCE, UNKNOWN
 from kws.errors import KwsError
 from kws.evaluate import chosen_clips
-from kws.listening.opened import decision_of
+from kws.listening.opened import decision_for
 from kws.metrics import wilson_interval
 from kws.spotter import Spotter
-from kws.training import checkpoint
 from kws.training.trained import open_checkpoint
 
 
@@ -38,7 +36,7 @@ def main(cfg: DictConfig) -> None:
     sound, said = stream_of_clips(cfg, trained, rate)
     if cfg.wav:
         audio.write(cfg.wav, sound, rate)
-    spotter = Spotter(trained, **decision_of(cfg, thresholds.read(checkpoint.find(cfg.checkpoint))))
+    spotter = Spotter(trained, **decision_for(cfg, cfg.checkpoint))
     started, found = time.process_time(), []
     for at in range(0, len(sound), rate // 10):
         found += spotter.push(sound[at : at + rate // 10])

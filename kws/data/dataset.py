@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -57,7 +58,8 @@ class ClipDataset(Dataset):
         texts = {clip.said for clip in clips if spell and clip.said is not None}
         self.spelt = {text: torch.tensor(spell(text), dtype=torch.long) for text in texts}
         self.longest = max(map(len, self.spelt.values()), default=0)
-        self.unusable: set[str] = set()  # what was wrong with the files that were left out
+        self.told: set[str] = set()  # what was wrong with the files that were left out
+        self._broken: dict[Clip, audio.AudioError] = {}  # of the noise
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -95,9 +97,10 @@ class ClipDataset(Dataset):
 
     def collate(self, items: list) -> dict:
         """A batch of the items that could be read: "frames" (batch, frames, dim), "label", "ended", "masks" and
-        "said", and what was wrong with the rest ("errors"). No items (a process without a share of a short batch) give
-        tensors of batch 0."""
+        "said", what was wrong with the rest ("errors"), and with what was to be added to clips ("left_out"). No items
+        (a process without a share of a short batch) give tensors of batch 0."""
         errors = [str(item) for item in items if isinstance(item, audio.AudioError)]
+        left_out, self.augment.left_out[:] = [*map(str, self._broken.values()), *self.augment.left_out], []
         items = [item for item in items if not isinstance(item, audio.AudioError)]
         if items:
             batch = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
@@ -110,7 +113,7 @@ class ClipDataset(Dataset):
         with torch.no_grad():
             state = self.extractor.initial_state(len(batch["label"]), batch.pop("utterance").tolist())
             frames, _ = self.extractor.stream(batch.pop("wave"), state, flush=True)
-        return {"frames": frames, **batch, "errors": errors}
+        return {"frames": frames, **batch, "errors": errors, "left_out": left_out}
 
     def _word(self, clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, int | None, str | None]:
         """The window (n,), of a word with `spans` the sample at which it ends there, and all that is said in it."""
@@ -137,8 +140,7 @@ class ClipDataset(Dataset):
         if snr is not None and self.others and self.augment.crowd_chance and rng.random() < self.augment.crowd_chance:
             wave = mix(wave, self._crowd(rng), snr, speech)
         elif snr is not None and self.noise:
-            noise = self.noise[rng.integers(len(self.noise))]
-            wave = mix(wave, self._background(noise, rng), snr, speech)
+            wave = mix(wave, self._noise(rng), snr, speech)
         ended = None if span is None else start + span[1]
         return wave * self.augment.loudness(rng), ended, clip.said if whole else None
 
@@ -198,6 +200,17 @@ class ClipDataset(Dataset):
         self._recordings[clip] = wave
         return _stretch(wave, longest, rng)
 
+    def _noise(self, rng: np.random.Generator) -> np.ndarray:
+        """A stretch of any recording of noise (window,): of the next that can be used."""
+        first = rng.integers(len(self.noise))
+        for noise in self.noise[first:] + self.noise[:first]:
+            try:
+                if noise not in self._broken:
+                    return self._background(noise, rng)
+            except audio.AudioError as error:
+                self._broken[noise] = error
+        raise self._broken[noise]
+
     def _background(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """Any stretch of a recording, repeated where it is shorter than the window; the recording is kept, as it is cut
         again and again."""
@@ -215,13 +228,32 @@ def _stretch(wave: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     return wave[at : at + n]
 
 
+class _Recordings:
+    """Recordings that clips are cut from, decoded once: the last ones, as many as `room` samples hold."""
+
+    def __init__(self, room: int):
+        self.room, self._kept = room, OrderedDict()
+
+    def read(self, path: str, rate: int) -> np.ndarray:
+        wave = self._kept.pop((path, rate), None)
+        self._kept[path, rate] = wave = audio.read(path, channel=0, rate=rate)[0] if wave is None else wave
+        while len(self._kept) > 1 and sum(map(len, self._kept.values())) > self.room:
+            self._kept.popitem(last=False)
+        return wave
+
+
+RECORDINGS = _Recordings(1 << 26)  # 256 MB of this process
+
+
 def read_clip(clip: Clip, rate: int) -> np.ndarray:
     """A clip's samples (n,) at `rate` Hz in int16 units, of its file's first channel.
 
     Raises:
         AudioError: the file cannot be used, or ends before the clip begins.
     """
-    wave, _ = audio.read(clip.path, channel=0, rate=rate)
+    if clip.start == 0 and clip.end is None:
+        return audio.read(clip.path, channel=0, rate=rate)[0]
+    wave = RECORDINGS.read(clip.path, rate)
     part = wave[round(clip.start * rate) : None if clip.end is None else round(clip.end * rate)]
     if not len(part):
         raise audio.AudioError(
@@ -293,17 +325,20 @@ def load(dataset: ClipDataset, batches, workers: int) -> Iterator[dict[str, torc
     Raises:
         KwsError: more than a tenth of the clips cannot be used.
     """
+    asked = lost = 0
     loader = DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=dataset.collate, worker_init_fn=_leave_signals,
         prefetch_factor=4 if workers else None,
     )  # fmt: skip
     for batch in loader:
-        for error in batch.pop("errors"):
-            if error not in dataset.unusable:
-                dataset.unusable.add(error)
+        errors = batch.pop("errors")
+        for error in dict.fromkeys(errors + batch.pop("left_out")):
+            if error not in dataset.told:
+                dataset.told.add(error)
                 print(f"left out: {error}", file=sys.stderr, flush=True)
-        if len(dataset.unusable) > len(dataset) / 10:
-            raise KwsError(f"{len(dataset.unusable)} of {len(dataset)} clips cannot be used, {error} among them")
+        lost, asked = lost + len(errors), asked + len(errors) + len(batch["label"])
+        if lost > max(asked, len(dataset)) / 10:
+            raise KwsError(f"{lost} of {max(asked, len(dataset))} clips cannot be used, {errors[-1]} among them")
         yield batch
 
 

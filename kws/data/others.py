@@ -48,7 +48,7 @@ def _below(folder: str) -> list[str]:
     found = []
     for at, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
-        found += [str(Path(at, name)) for name in sorted(names) if Path(name).suffix.lower() in audio.SUFFIXES]
+        found += [str(Path(at, name)) for name in sorted(names) if audio.is_sound(name)]
     if not found:
         raise KwsError(f"{folder}: no sound files at any depth")
     return found

@@ -174,8 +174,7 @@ def _subset(clips: list[Clip], count: int) -> list[Clip]:
 
 def sound_files(folder: str | Path) -> list[str]:
     """Names of a folder's sound files, by suffix and sorted; hidden files are left out."""
-    names = sorted(os.listdir(folder))
-    return [n for n in names if os.path.splitext(n)[1].lower() in audio.SUFFIXES and not n.startswith(".")]
+    return sorted(filter(audio.is_sound, os.listdir(folder)))
 
 
 def background_in(folder: str | Path) -> list[Clip]:

@@ -152,7 +152,7 @@ def fetch(url: str, archive: Path, sha256: str) -> None:
         KwsError: no connection, or the file that came is not the published one (it is named and removed).
     """
     part = archive.with_name(f"{archive.name}.part")
-    whole = archive.exists()
+    whole = there = archive.exists()
     while not whole:
         have = _size(part)
         try:
@@ -168,10 +168,12 @@ def fetch(url: str, archive: Path, sha256: str) -> None:
             os.replace(part, archive)
     with open(archive, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        archive.unlink()
+    if found != sha256.lower():
+        if not there:
+            archive.unlink()
         raise KwsError(
-            f"{archive}: corrupted, and removed (SHA-256 {found}, expected {sha256}): run again for a new one"
+            f"{archive}: {'not the published file, remove it' if there else 'corrupted, and removed'} (SHA-256"
+            f" {found}, expected {sha256}): run again for a new one"
         )
 
 

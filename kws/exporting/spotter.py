@@ -8,7 +8,7 @@ import numpy as np
 
 from kws import __version__
 from kws.decision import Decision
-from kws.errors import KwsError
+from kws.errors import KwsError, check_number
 from kws.exporting import calibration
 from kws.exporting.build import build
 from kws.exporting.output import write
@@ -20,6 +20,7 @@ from kws.spotter import Spotter as TorchSpotter
 from kws.training.trained import Trained
 
 AGREE_S = 0.25  # between detections of one word
+LONGEST_MS = 10_000  # of a chunk, as kws.runtime takes it
 
 
 def export(
@@ -43,6 +44,7 @@ def export(
     """
     options, model = trained.options, trained.model
     step_ms = model.stride * options.frame_shift
+    check_number("chunk_ms", chunk_ms, lambda ms: 0 < ms <= LONGEST_MS - step_ms, "milliseconds, less than 10 s")
     steps = max(1, -(-chunk_ms // step_ms))
     if quantise not in (None, *QUANTISE):
         raise KwsError(f"quantise={quantise}: expected {', '.join(QUANTISE)} or null")

@@ -8,6 +8,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from kws import audio
+from kws.errors import check_number
 from kws.listening.microphone import Microphone
 
 
@@ -19,18 +20,17 @@ def opened(cfg: DictConfig, target: int):
         cfg: with `input`, `device`, `rate`, `channel`, `chunk_ms` and `wait`.
         target: the rate wanted, in Hz.
     """
+    check_number("chunk_ms", cfg.chunk_ms, lambda ms: 1 <= ms <= 10000, "milliseconds, 1 to 10000")
     if cfg.input is None:
         with Microphone(cfg.device, cfg.rate, target, cfg.channel, cfg.chunk_ms, cfg.wait) as microphone:
             yield microphone.sessions(), microphone.lag
+    elif str(cfg.input) == "-":
+        rate = cfg.rate or target
+        yield [(rate, _pipe(sys.stdin.buffer, round(rate * cfg.chunk_ms / 1000)))], lambda: (0.0, 0.0)
     else:
-        if str(cfg.input) == "-":
-            rate = cfg.rate or target
-            blocks = _pipe(sys.stdin.buffer, round(rate * cfg.chunk_ms / 1000))
-        else:
-            samples, rate = audio.read(str(cfg.input), channel=cfg.channel)
-            size = round(rate * cfg.chunk_ms / 1000)
-            blocks = (samples[at : at + size] for at in range(0, len(samples), size))
-        yield [(rate, blocks)], lambda: (0.0, 0.0)
+        with audio.Sound(str(cfg.input)) as sound:
+            blocks = sound.blocks(cfg.channel, size=round(sound.rate * cfg.chunk_ms / 1000))
+            yield [(sound.rate, blocks)], lambda: (0.0, 0.0)
 
 
 def _pipe(stream, size: int) -> Iterator[np.ndarray]:

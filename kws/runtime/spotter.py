@@ -7,6 +7,7 @@ from kws.errors import KwsError
 from kws.resampling import Resampler
 from kws.runtime import file
 from kws.runtime.file import ModelError
+from kws.spotters import find
 
 FULL_SCALE = 32768.0
 
@@ -15,7 +16,7 @@ class Spotter:
     """A model that any number of streams share, in any number of threads.
 
     Args:
-        path: of what `python -m kws.export` wrote.
+        path: of what `python -m kws.export` wrote, or the name of a spotter that comes with kws, as "computer".
 
     Attributes:
         labels: what the scores are of; those that begin with "_" are never detected.
@@ -30,6 +31,7 @@ class Spotter:
     """
 
     def __init__(self, path):
+        path = find(str(path))
         content, self.about = file.read(path)
         self.labels, self.rate, self.step_ms = self.about["labels"], self.about["sample_rate"], self.about["step_ms"]
         self.chunk, self.overlap, self.steps = (self.about[key] for key in ("chunk", "overlap", "steps"))

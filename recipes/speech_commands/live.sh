@@ -18,6 +18,7 @@ table() { # channels over time × frequency, two numbers; then over time; the la
   echo "[$both,flat,conv_c$3,ds_k7x1_c$3_res_r2,ds_k7x1_d2_c$3_res_r${4:-2}]"
 }
 own=(model=dscnn_2d model.dropout=0 optim=muon)
+other=(model=bcresnet model.dropout=0 optim.optimizer.lr=0.01 train.precision=bf16)
 for said in words others; do
   python -m kws.join "output=runs/sc15-stream/$said" "${corpus[@]}" "said=$said"
 done
@@ -28,7 +29,8 @@ for name in "${names[@]}"; do
     commands_small) chosen=("${own[@]}" "model.table=$(table 16 16 32)" train.epochs=180) ;;
     commands_live) chosen=(model=dscnn_2d_100k model.window_ms=700 train.epochs=40) threshold=0.8 ;;
     dscnn_100k) chosen=("${own[@]}" "model.table=$(table 40 48 96 5)" train.mixup=0.2 train.epochs=60) threshold=0.9 ;;
-    bcresnet) chosen=(model=bcresnet model.dropout=0 optim.optimizer.lr=0.01 train.epochs=90) ;;
+    bcresnet) chosen=("${other[@]}" train.epochs=90) ;;
+    bcresnet_2 | bcresnet_3) chosen=("${other[@]}" "model.width=${name#bcresnet_}" train.mixup=0.2 train.epochs=60) ;;
     *) echo "no $name" >&2 && exit 2 ;;
   esac
   "${train[@]}" "name=$name" "${chosen[@]}"

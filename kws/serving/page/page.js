@@ -188,8 +188,9 @@ async function stop(reason = "Stopped.", bad = false) {
   level(0, 0);
   for (const { words } of spotters.values()) for (const { chip } of words) chip.style.setProperty("--score", 0);
   say(reason, bad);
+  const stopped = ask("stop"); // before a next start, however long closing takes
   await context.close();
-  await ask("stop");
+  await stopped;
 }
 
 function button() {
