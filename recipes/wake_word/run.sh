@@ -13,11 +13,11 @@ threshold=0.6
 [ -n "$dialogue" ] || threshold=0.8 # what people say in passing scores higher where none of it was trained on
 others=$data/speech_commands,$data/other_speech
 [ -z "$dialogue" ] || others+=,$dialogue/train
-run=runs/$word
+run=runs/wake-$word
 file=$run/$word.onnx
 python -m kws.train "experiment=$experiment" "data.word=$word" "data.root=$data/wake_words/$word" \
   "data.others=[$others]" "data.background=[$data/speech_commands/_background_noise_]" \
-  "augment.rooms=$data/room_impulse_responses" "name=$word"
+  "augment.rooms=$data/room_impulse_responses" "name=wake-$word"
 python -m kws.export "checkpoint=$run" "output=$file" "licence=$licence" \
   "decision.threshold=$threshold" decision.smoothing_ms=80 decision.refractory_ms=1000
 python "$(dirname "$0")/judge.py" "$file" "$run"
