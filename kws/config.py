@@ -114,7 +114,7 @@ def _list_of_words(value: str) -> str | None:
     return f"[{','.join(word if plain.fullmatch(word) else _quoted(word) for word in words)}]"
 
 
-def _make_room(name: str, path: Path) -> None:
+def make_room(name: str, path: Path) -> None:
     """The folder for a file that is written when the work is done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def command(config_name: str):
             try:
                 for name in FILES:
                     if isinstance(cfg.get(name), str):
-                        _make_room(name, Path(cfg[name]))
+                        make_room(name, Path(cfg[name]))
                 result = function(cfg)
                 sys.stdout.flush()
                 return result

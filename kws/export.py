@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from kws.config import command
+from kws.config import command, make_room
 from kws.errors import KwsError
 from kws.exporting import sounds
 from kws.listening.opened import decision_for
@@ -32,6 +32,7 @@ LEAST_SAME = 0.9  # share of steps that a microcontroller decides as float does
 
 @command("export")
 def main(cfg: DictConfig) -> None:
+    make_room("output", Path(cfg.output))
     if Path(cfg.output).suffix in (".tflite", ".json"):
         for_microcontroller(cfg)
         return
