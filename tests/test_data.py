@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 
 from kws import audio
 from kws.augment import CODECS, Augment, change_speed, level, made_room, mask, mix
-from kws.data.dataset import ClipDataset, load, read_clip
+from kws.data.clips import read_clip
+from kws.data.dataset import ClipDataset, load
 from kws.data.source import Clip
 from kws.data.synthetic import Synthetic
 from kws.errors import KwsError

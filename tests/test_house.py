@@ -36,7 +36,7 @@ TORCH_FREE = [
     "utterances", "outputs", "features/kernel", "features/simd", "features/micro", "features/sliding", "computer",
     "extract",
     "alarms/labels", "alarms/sweep", "alarms/tables", "alarms/thresholds", "listening/opened",
-    "data/near", "data/wake_word", "spotters/__init__",
+    "data/near", "data/wake_word", "data/clips", "spotters/__init__",
 ]  # fmt: skip
 BLOCKS = {path.stem for path in (ROOT / "kws" / "blocks").glob("*.py")} - {"__init__", "base"}
 SIBLINGS = {"data": {"folder", "speech_commands", "synthetic", "kaldi", "manifest"}, "blocks": BLOCKS}

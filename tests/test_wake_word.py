@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from kws import audio
 from kws.augment import Augment
-from kws.data.dataset import ClipDataset, word_span
+from kws.data.clips import word_span
+from kws.data.dataset import ClipDataset
 from kws.data.espeak import SAMPLE_RATE, engine
 from kws.data.near import distance, near, sentences
 from kws.data.source import UNKNOWN, Clip

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from kws.augment import level
-from kws.data.dataset import read_clip
+from kws.data.clips import read_clip
 from kws.data.source import Clip
 from kws.errors import AudioError, KwsError
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from kws import audio
 from kws.augment import level, mix
-from kws.data.dataset import read_clip, word_span
+from kws.data.clips import read_clip, word_span
 from kws.data.manifest import write_manifest
 from kws.data.source import UNKNOWN, Clip
 from kws.decision import Decision
