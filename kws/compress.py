@@ -33,7 +33,7 @@ from kws import plots
 from kws.compression import Method, Structure
 from kws.compression.method import Carry
 from kws.compression.packing import Stored
-from kws.config import command, conf_dir
+from kws.config import command, conf_dir, differences_between
 from kws.data.dataset import ClipDataset
 from kws.errors import KwsError, check_number
 from kws.features.extractor import FeatureExtractor
@@ -66,6 +66,11 @@ def main(cfg: DictConfig) -> None:
         raise KwsError(f"name={name}: {folder} holds a run, which would be overwritten; choose another name")
     content = compressed(saved, before, method, OmegaConf.to_container(cfg.method, resolve=True))
     content["config"] |= {"name": name, "runs": str(cfg.runs)}
+    if (folder / checkpoint.BEST).exists():  # the same command goes on; another's result stays
+        there = checkpoint.load(folder / checkpoint.BEST)["config"]
+        if differences := differences_between(there, content["config"]):
+            raise KwsError(f"name={name}: {folder} holds another result ({'; '.join(differences)}): choose"
+                           " another name")  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -77,7 +77,10 @@ def main(cfg: DictConfig) -> None:
                 **{name: value for name, value in settings.items() if name not in ("_target_", "bias")} | given
             )
         result = cost(model, options.frame_shift, options.frame_length)
-    print(json.dumps(dataclasses.asdict(result)) if str(cfg.json).lower() == "true" else result.table())
+    content, wanted = json.dumps(dataclasses.asdict(result)), str(cfg.json).lower()
+    if wanted not in ("true", "false"):
+        Path(cfg.json).write_text(content + "\n")
+    print(content if wanted == "true" else result.table())
 
 
 if __name__ == "__main__":

@@ -341,6 +341,8 @@ def test_every_model_at_a_low_rank(name):
     torch.testing.assert_close(by_chunks(small, frames), small(frames), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fold(small)(frames), small(frames), atol=1e-5, rtol=1e-5)
     assert cost(small).macs_per_second < cost(model).macs_per_second
+    smaller = instantiate(LowRank(0.8).configure(method.configure(plain)), n_features=40, n_classes=4).eval()
+    torch.testing.assert_close(fold(smaller)(frames), smaller(frames), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("lr", ["fast", "0", "-1e-3", "nan", "true"])
@@ -465,6 +467,8 @@ def test_the_command_line(folder, tmp_path):
     done = run(*arguments, "method=kmeans", "method.bits=2", module="kws.compress")
     assert "compressed weights at 2." in done.stdout
     assert (tmp_path / "dscnn_10k-folder-kmeans" / "weights.png").is_file()
+    other = run(*arguments, "method=kmeans", "method.bits=3", module="kws.compress", check=False)
+    assert "dscnn_10k-folder-kmeans holds another result (compress.bits: 2 -> 3): choose another name" in other.stderr
     wrong = run(*arguments, "method=linear", "method.bits=12", module="kws.compress", check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.strip() == "error: bits=12: expected a whole number from 2 to 8"

@@ -33,10 +33,12 @@ def test_published_counts(path, entry):
         assert costs.macs / 1e6 == pytest.approx(mega_macs, rel=0.005)
 
 
-def test_the_command_reads_a_table():
+def test_the_command_reads_a_table(tmp_path):
     table = str(next(path for path in TABLES if path.stem == "mobilenetv2"))
     out = run(f"table={table}", "input=3x224x224", "width=0.5", "json=true", module="kws.cost").stdout
     assert json.loads(out)["parameters"] == 1_968_680
+    run("model=ghost_10k", f"json={tmp_path / 'made' / 'f.json'}", module="kws.cost")
+    assert json.loads((tmp_path / "made" / "f.json").read_text())["parameters"] == 11_110
 
 
 def test_what_is_no_table_is_said(tmp_path):

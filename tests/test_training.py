@@ -235,6 +235,19 @@ def test_teachers_that_cannot_teach_are_named(corpus, finished, tmp_path):
         Trainer(config("train", *tiny(corpus, teacher, "features.num_mel_bins=30")), tmp_path)
     with pytest.raises(KwsError, match=r"train\.teachers: .* loss=clip"):
         Trainer(config("train", *tiny(corpus, teacher, "loss=max_pool")), tmp_path)
+    with pytest.raises(KwsError, match=r"train\.teachers=runs/x: expected a list, as in train\.teachers=\[runs/x\]"):
+        Trainer(config("train", *tiny(corpus, "train.teachers=runs/x")), tmp_path)
+    one = checkpoint.load(finished[0] / checkpoint.BEST)
+    one["config"]["loss"] = {"_target_": "kws.losses.MaxPool"}
+    checkpoint.save(tmp_path / "steps.pt", one)
+    with pytest.raises(KwsError, match=r"steps\.pt answers every step, and a student learns one answer for a clip"):
+        Trainer(config("train", *tiny(corpus, f"train.teachers=[{tmp_path / 'steps.pt'}]")), tmp_path)
+
+
+@pytest.mark.parametrize("window_ms", [1.2, 30])
+def test_a_window_shorter_than_a_step_is_named(corpus, tmp_path, window_ms):
+    with pytest.raises(KwsError, match=r"train\.window_ms=.*: shorter than a step of the model, \d+ ms"):
+        Trainer(config("train", *tiny(corpus, f"train.window_ms={window_ms}")), tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named(corpus, tmp_path):
@@ -291,14 +304,17 @@ def test_twelve_words_start_fifteen(corpus, finished, tmp_path, capsys):
         begin(foreign)
 
 
-def test_frozen_blocks_stay_as_they_came(corpus, finished, tmp_path):
+def test_frozen_blocks_stay_as_they_came(corpus, finished, tmp_path, capsys):
     before = torch.load(finished[0] / "best.pt", weights_only=True)["ema"]
-    trainer = Trainer(config("train", *tiny(corpus, f"init_from={finished[0]}", "train.frozen=1", "name=x")), tmp_path)
+    given = tiny(corpus, f"init_from={finished[0]}", "train.frozen=1", "name=x")
+    trainer = Trainer(config("train", *given), tmp_path)
     assert begin(trainer)
     trainer.run()
     same = {name: torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items()}
     assert all(same[name] for name in same if name.startswith("blocks.0."))  # the running means too
     assert not any(same[name] for name in same if name.endswith("weight") and not name.startswith("blocks.0."))
+    assert begin(Trainer(config("train", *given, f"train.epochs={trainer.cfg.train.epochs + 1}"), tmp_path))
+    assert "without optimiser state" not in capsys.readouterr().out  # of what is trained all goes on
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from kws.benchmarks.rounds import cell, interleaved, show, sound
+from kws.benchmarks.rounds import RATE, cell, interleaved, show, sound
 from kws.benchmarks.untrained import names, settings, untrained
 from kws.config import command
-from kws.errors import KwsError
+from kws.errors import KwsError, check_list
 from kws.models.acoustic import AcousticModel
 from kws.models.cost import cost
 from kws.progress import progress
@@ -85,7 +85,7 @@ def exported(models: dict[str, Trained]) -> dict[str, Spotter]:
 
 def runtime_seconds(spotter: Spotter, chunks: int) -> float:
     """Seconds that 100 ms of a stream cost, from samples to detections."""
-    stream, samples = spotter.stream(), sound(spotter.chunk / spotter.rate).astype(np.int16)
+    stream, samples = spotter.stream(), sound(spotter.chunk / RATE).astype(np.int16)
     began = time.process_time()
     for _ in range(chunks):
         stream.push(samples)
@@ -146,6 +146,7 @@ def draw(rows: list[dict], path: str) -> None:
 @command("benchmark_models")
 def main(cfg: DictConfig) -> None:
     torch.set_num_threads(1)
+    check_list("models", cfg.models)
     models = {name: untrained(settings(name, "models"), cfg.features, cfg.classes) for name in cfg.models or names()}
     spotters = exported(models) if cfg.onnx else {}
     with progress(total=(cfg.rounds + 1) * len(models), desc="measuring", unit=" models") as bar:
@@ -159,7 +160,7 @@ def main(cfg: DictConfig) -> None:
         measured = interleaved({name: partial(measure, name) for name in models}, cfg.rounds + 1, 0)
     rows = []
     for name, trained in models.items():
-        figures = cost(trained.model, trained.options.frame_shift)
+        figures = cost(trained.model, trained.options.frame_shift, trained.options.frame_length)
         update, chunk, *runtime = measured[name][1:].T  # the first warms up
         rows.append({
             "model": name, "parameters": figures.parameters, "macs_per_second": figures.macs_per_second,

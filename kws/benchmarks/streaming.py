@@ -26,7 +26,7 @@ from kws.benchmarks import listeners
 from kws.benchmarks.rounds import interleaved, show, sound
 from kws.benchmarks.untrained import settings, untrained
 from kws.config import command
-from kws.errors import KwsError
+from kws.errors import KwsError, check_list
 from kws.exporting.spotter import export
 from kws.runtime import Spotter
 from kws.training.trained import Trained, open_checkpoint
@@ -36,6 +36,8 @@ ASKED = {20: 1.3, 100: 1 / 3}  # of pymicro-wakeword's CPU, by chunk
 
 @command("streaming")
 def main(cfg: DictConfig) -> None:
+    for name in ("engines", "sizes"):
+        check_list(name, cfg[name])
     if wrong := sorted(set(cfg.engines) - set(listeners.ENGINES)):
         raise KwsError(f"no engine {', '.join(wrong)}; there are {', '.join(listeners.ENGINES)}")
     models = {size: settings(size, "sizes") for size in cfg.sizes}

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from kws import audio
 from kws.data.source import SPLITS, UNKNOWN, Clip, hash_split, speaker_of
-from kws.errors import AudioError, KwsError
+from kws.errors import AudioError, KwsError, check_list
 
 
 def check_folders(folders: Iterable[str | Path], key: str) -> list[str]:
     """Paths of what `data.<key>` names."""
-    if isinstance(folders, str):
-        raise KwsError(f"data.{key}={folders}: expected a list, as in data.{key}=[{folders}]")
+    check_list(f"data.{key}", folders)
     return [str(folder) for folder in folders]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kws import audio
 from kws.config import check_labels
-from kws.errors import KwsError, check_number, check_switches
+from kws.errors import KwsError, check_list, check_number, check_switches
 
 SPLITS = ("train", "validation", "test")
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
@@ -62,8 +62,7 @@ class Source:
         unknown_share: float | None = None,
         silence_share: float = 0.1,
     ):
-        if isinstance(words, str):
-            raise KwsError(f"data.words={words}: expected a list, as in data.words=[{words}]")
+        check_list("data.words", words)
         for key, share in (("unknown_share", unknown_share), ("silence_share", silence_share)):
             if share is not None or key == "silence_share":
                 check_number(f"data.{key}", share, lambda s: s >= 0, "a share of the clips of words, 0 or more")

@@ -17,7 +17,7 @@ from kws.data.recordings import Recordings
 from kws.data.source import SILENCE, SILENCE_SECONDS, SPLITS, UNKNOWN, Clip, Source, silence_clips
 from kws.data.speaking import Utterance, synthesise, write
 from kws.data.synthesisers import PITCH, RATE, SYNTHESISERS
-from kws.errors import KwsError, check_number
+from kws.errors import KwsError, check_list, check_number
 
 NOISES = {"white": 0.0, "pink": 1.0, "brown": 2.0, "blue": -1.0}  # exponents of 1/f
 
@@ -83,8 +83,7 @@ class Synthetic(Source):
         self.counts = {"train": per_word, "validation": per_word_evaluation, "test": per_word_evaluation}
         self.unknown_share, self.silence_share, self.unknown_least = unknown_share, silence_share, unknown_least
         self.noise_seconds, self.sample_rate, self.workers, self.seed = noise_seconds, int(sample_rate), workers, seed
-        if isinstance(synthesisers, str):
-            raise KwsError(f"data.synthesisers={synthesisers}: expected a list, as in [{synthesisers}]")
+        check_list("data.synthesisers", synthesisers)
         self.shares, self._per_word, self._blended, self._made_with, self._synthesisers = {}, {}, {}, {}, {}
         settings = {"espeak": {}, "kokoro": kokoro, "piper": piper, "command": command}
         for name in check_labels(synthesisers, "data.synthesisers"):

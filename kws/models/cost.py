@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kws.errors import KwsError
 from kws.models.acoustic import AcousticModel
 from kws.models.image import build_image
 from kws.streaming import Stateful
@@ -129,6 +130,8 @@ def _receptive_frames(model: AcousticModel) -> int:
 
     training = model.training
     model.eval()
+    if model(torch.zeros(1, model.stride, model.n_features, device=model.mean.device)).isnan().any():
+        raise KwsError("the model answers with what are no numbers, so nothing can be said of it")
     high = model.stride
     while reaches(high, -(-high // model.stride) * model.stride):
         high *= 2

@@ -41,7 +41,10 @@ def fold(model: nn.Module) -> nn.Module:
 
 def _last(layer: ConvNorm) -> CausalConv:
     """The convolution before the norm: of several in a row the last."""
-    return layer.conv[-1] if isinstance(layer.conv, Chain) else layer.conv
+    conv = layer.conv
+    while isinstance(conv, Chain):
+        conv = conv[-1]
+    return conv
 
 
 def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:

@@ -186,7 +186,7 @@ def restore_optimizer(
                 k: v.to(parameter.device if v.dim() else "cpu").clone() if isinstance(v, Tensor) else v
                 for k, v in saved["state"][name].items()
             }
-        else:
+        elif parameter.requires_grad:
             dropped.append(name)
     for group, values in zip(optimizer.param_groups, saved["groups"] if settings else [], strict=False):
         group.update(values)

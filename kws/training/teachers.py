@@ -21,7 +21,7 @@ class Teachers:
         size: of the batches to compile them for; None: they are not compiled.
 
     Raises:
-        KwsError: a checkpoint cannot be read, or has other labels or another front-end.
+        KwsError: a checkpoint cannot be read, has other labels or another front-end, or was not trained by clips.
     """
 
     def __init__(self, paths: list[str], labels: list[str], features: dict, device: str, size: int | None = None):
@@ -29,6 +29,9 @@ class Teachers:
         for path, one in zip(paths, trained, strict=True):
             if one.labels != labels:
                 raise KwsError(f"train.teachers: {path} answers {', '.join(one.labels)}; expected {', '.join(labels)}")
+            if one.loss().spans:
+                raise KwsError(f"train.teachers: {path} answers every step, and a student learns one answer for a clip:"
+                               " its loss must be clip")  # fmt: skip
             if describe(one.options) != features:
                 raise KwsError(
                     f"train.teachers: {path} has another front-end: {describe(one.options)}; expected {features}"

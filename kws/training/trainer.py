@@ -19,7 +19,7 @@ from kws.augment import Augment, mask
 from kws.compression import Method, Structure
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import Source
-from kws.errors import KwsError, check_switches, is_number
+from kws.errors import KwsError, check_list, check_switches, is_number
 from kws.features import describe, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.models.cost import cost
@@ -107,11 +107,15 @@ class Trainer:
         self.model = instantiate(
             cfg.model, n_features=options.dim, n_classes=len(self.labels), shift_ms=options.frame_shift
         ).to(self.device)
+        if self.data["train"].n_frames < self.model.stride:
+            step = options.frame_length + (self.model.stride - 1) * options.frame_shift
+            raise KwsError(f"train.window_ms={c.window_ms}: shorter than a step of the model, {step:g} ms")
         self.frozen = self._freeze(c.frozen, loss)
         self.loss = instantiate(cfg.loss, labels=self.labels, step_ms=self.model.stride * options.frame_shift)
         share = len(range(self.rank, c.batch_size, self.world)) if c.compile else None
         self.logits = compiled_for(share, self.loss.logits) if share else self.loss.logits
         self.teachers = None
+        check_list("train.teachers", c.teachers)
         if c.teachers:
             self.teachers = Teachers(list(c.teachers), self.labels, self.features, self.device, share)
         self.ema = copy.deepcopy(self.model) if c.ema else None

@@ -1,0 +1,62 @@
+"""The samples of a clip, and where its word is in them."""
+
+from collections import OrderedDict
+
+import numpy as np
+
+from kws import audio
+from kws.data.source import Clip
+
+
+class _Recordings:
+    """Recordings that clips are cut from, decoded once: the last ones, as many as `room` samples hold."""
+
+    def __init__(self, room: int):
+        self.room, self._kept = room, OrderedDict()
+
+    def read(self, path: str, rate: int) -> np.ndarray:
+        wave = self._kept.pop((path, rate), None)
+        self._kept[path, rate] = wave = audio.read(path, channel=0, rate=rate)[0] if wave is None else wave
+        while len(self._kept) > 1 and sum(map(len, self._kept.values())) > self.room:
+            self._kept.popitem(last=False)
+        return wave
+
+
+RECORDINGS = _Recordings(1 << 26)  # 256 MB of this process
+
+
+def read_clip(clip: Clip, rate: int) -> np.ndarray:
+    """A clip's samples (n,) at `rate` Hz in int16 units, of its file's first channel.
+
+    Raises:
+        AudioError: the file cannot be used, or ends before the clip begins.
+    """
+    if clip.start == 0 and clip.end is None:
+        return audio.read(clip.path, channel=0, rate=rate)[0]
+    wave = RECORDINGS.read(clip.path, rate)
+    part = wave[round(clip.start * rate) : None if clip.end is None else round(clip.end * rate)]
+    if not len(part):
+        raise audio.AudioError(
+            f"{clip.path}: the clip is {clip.start} to {clip.end} s, the file has {len(wave) / rate:.2f} s"
+        )
+    return part
+
+
+def word_span(wave: np.ndarray, rate: int) -> tuple[int, int]:
+    """Where the word is in a clip (n,) with silence around it: samples (begin, end) of the loudest sound, in which
+    pauses of up to 200 ms are closures of its consonants.
+
+    Sound is what stands above the middle between the quiet tenth and the loudest of the clip's levels (in dB, each of
+    20 ms), and at most 25 dB below the loudest.
+    """
+    size = rate // 50
+    n = len(wave) // size
+    if n < 2:
+        return 0, len(wave)
+    levels = 10 * np.log10(np.square(wave[: n * size]).reshape(n, size).mean(axis=1) + 1)
+    quiet, top = np.percentile(levels, 10), levels.max()
+    loud = np.flatnonzero(levels >= max(top - 25, quiet + 0.4 * (top - quiet)))
+    pauses = np.flatnonzero(np.diff(loud) > 10)
+    at = np.searchsorted(loud[pauses], int(levels.argmax()))
+    begin, end = (loud[pauses[at - 1] + 1] if at else loud[0]), (loud[pauses[at]] if at < len(pauses) else loud[-1])
+    return int(begin) * size, min(int(end) + 1, n) * size
