@@ -42,7 +42,7 @@ def learning_curves(steps: list[dict], epochs: list[dict], path: str | Path, tit
         right.plot([row["epoch"] for row in epochs], accuracy, "o-", color="tab:orange", ms=3)
         right.annotate(
             f"best {accuracy[best]:.1f} %", (epochs[best]["epoch"], accuracy[best]), xytext=(0, -18),
-            textcoords="offset points", ha="center",
+            textcoords="offset points", ha="right" if 2 * best >= len(epochs) else "left",
         )  # fmt: skip
         right.set_ylim(top=min(right.get_ylim()[1], 100.5))
     right.xaxis.get_major_locator().set_params(integer=True)
