@@ -202,8 +202,9 @@ class ClipDataset(Dataset):
 
     def _noise(self, rng: np.random.Generator) -> np.ndarray:
         """A stretch of any recording of noise (window,): of the next that can be used."""
-        first = rng.integers(len(self.noise))
-        for noise in self.noise[first:] + self.noise[:first]:
+        first = int(rng.integers(len(self.noise)))
+        for i in range(first - len(self.noise), first):
+            noise = self.noise[i]
             try:
                 if noise not in self._broken:
                     return self._background(noise, rng)
