@@ -1,9 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and locks."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from kws.errors import KwsError
+
+try:
+    import fcntl
+except ImportError:  # Windows: a second run on the same folder is not noticed
+    fcntl = None
 
 
 @contextlib.contextmanager
@@ -26,3 +33,39 @@ def replacing(path: str | Path, shared: bool = False, durable: bool = False) -> 
     finally:  # there is none where it has taken the place
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, other: str = "output") -> Iterator[None]:
+    """Holds a lock, whose file has the process's number in it and is gone at the end.
+
+    The lock itself is the system's, which frees it when the process ends, however: a file that was left says nothing.
+
+    Raises:
+        KwsError: another process holds it; `other` is the setting that gives another folder.
+    """
+    if fcntl is None:
+        yield
+        return
+    while True:
+        file = open(path, "a+")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = f"process {pid}" if (pid := file.read().strip()) else "another process"
+            file.close()
+            raise KwsError(f"{path.parent}: in use by {who}: wait for its end, or choose another {other}") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                break
+        file.close()  # the one before ended just now, and took its file away
+    os.register_at_fork(after_in_child=file.close)  # or a child that outlives this process would hold it
+    with file:
+        file.truncate(0)
+        try:
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+        finally:
+            path.unlink(missing_ok=True)

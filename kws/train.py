@@ -24,7 +24,7 @@ from kws import plots
 from kws.config import command
 from kws.data.synthetic import Synthetic
 from kws.errors import KwsError
-from kws.features.store import locked
+from kws.files import locked
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
 from kws.training.start import begin

@@ -20,7 +20,8 @@ from kws.errors import KwsError
 from kws.extract import extract
 from kws.features import make_options
 from kws.features.kaldi_io import read_matrix, read_scp
-from kws.features.store import FeatureFolder, locked
+from kws.features.store import FeatureFolder
+from kws.files import locked
 
 OPTIONS = make_options("fbank", num_mel_bins=40)
 SETTINGS = {"format": "ark", "features": {}}
@@ -196,7 +197,7 @@ def test_one_process_at_a_time_holds_the_lock(tmp_path):
 import sys, time, contextlib
 from pathlib import Path
 from kws.errors import KwsError
-from kws.features.store import locked
+from kws.files import locked
 lock, count, done = Path(sys.argv[1], ".lock"), Path(sys.argv[1], "count"), 0
 while done < 200:
     with contextlib.suppress(KwsError), locked(lock):

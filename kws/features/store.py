@@ -18,12 +18,7 @@ import numpy as np
 from kws.config import differences_between
 from kws.errors import KwsError
 from kws.features.kaldi_io import matrix_bytes, write_matrix
-from kws.files import replacing
-
-try:
-    import fcntl
-except ImportError:  # Windows: a second run on the same folder is not noticed
-    fcntl = None
+from kws.files import locked, replacing
 
 
 def whole_lines(path: str | Path) -> Iterator[bytes]:
@@ -230,42 +225,6 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def _said(error: OSError) -> str:
     advice = "; once there is room the same command goes on" if error.errno in _NO_ROOM else ""
     return f"{error.strerror or error}{advice}"
-
-
-@contextlib.contextmanager
-def locked(path: Path, other: str = "output") -> Iterator[None]:
-    """Holds a lock, whose file has the process's number in it and is gone at the end.
-
-    The lock itself is the system's, which frees it when the process ends, however: a file that was left says nothing.
-
-    Raises:
-        KwsError: another process holds it; `other` is the setting that gives another folder.
-    """
-    if fcntl is None:
-        yield
-        return
-    while True:
-        file = open(path, "a+")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            who = f"process {pid}" if (pid := file.read().strip()) else "another process"
-            file.close()
-            raise KwsError(f"{path.parent}: in use by {who}: wait for its end, or choose another {other}") from None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
-                break
-        file.close()  # the one before ended just now, and took its file away
-    os.register_at_fork(after_in_child=file.close)  # or a child that outlives this process would hold it
-    with file:
-        file.truncate(0)
-        try:
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 class FeatureFolder:
