@@ -37,6 +37,7 @@ from kws.config import command, conf_dir, differences_between
 from kws.data.dataset import ClipDataset
 from kws.errors import KwsError, check_number
 from kws.features.extractor import FeatureExtractor
+from kws.files import make_folder
 from kws.models.cost import cost
 from kws.train import train
 from kws.training import checkpoint
@@ -71,10 +72,7 @@ def main(cfg: DictConfig) -> None:
         if differences := differences_between(there, content["config"]):
             raise KwsError(f"name={name}: {folder} holds another result ({'; '.join(differences)}): choose"
                            " another name")  # fmt: skip
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KwsError(f"runs: {folder} cannot be written ({error.strerror})") from None
+    make_folder("runs", folder)
     checkpoint.save(folder / checkpoint.BEST, content)
     if isinstance(method, Structure) and saved["optimizer"]:  # so that training goes on with what it remembers
         checkpoint.save(folder / checkpoint.LAST, resumable(saved, before, method, content["config"]))

@@ -16,6 +16,7 @@ from omegaconf import MissingMandatoryValue
 from kws import __version__
 from kws.audio import AudioError
 from kws.errors import KwsError
+from kws.files import make_folder
 
 # Keys whose value is a path, a word or a command line wherever they stand: never read as a number or a list.
 PATH_KEYS = {
@@ -114,14 +115,6 @@ def _list_of_words(value: str) -> str | None:
     return f"[{','.join(word if plain.fullmatch(word) else _quoted(word) for word in words)}]"
 
 
-def make_room(name: str, path: Path) -> None:
-    """The folder for a file that is written when the work is done."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KwsError(f"{name}={path}: {path.parent} cannot be made ({error.strerror})") from None
-
-
 def command(config_name: str):
     """Decorator: a function of one DictConfig becomes a Hydra command whose help is its module's docstring."""
 
@@ -151,8 +144,8 @@ def command(config_name: str):
             begun.append(True)
             try:
                 for name in FILES:
-                    if isinstance(cfg.get(name), str):
-                        make_room(name, Path(cfg[name]))
+                    if isinstance(cfg.get(name), str) and not Path(cfg[name]).parent.is_dir():
+                        make_folder(name, Path(cfg[name]).parent)
                 result = function(cfg)
                 sys.stdout.flush()
                 return result

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from kws.config import command, make_room
+from kws.config import command
 from kws.errors import KwsError
 from kws.exporting import sounds
+from kws.files import make_folder
 from kws.listening.opened import decision_for
 from kws.training import checkpoint
 from kws.training.trained import Trained, open_checkpoint
@@ -32,7 +33,7 @@ LEAST_SAME = 0.9  # share of steps that a microcontroller decides as float does
 
 @command("export")
 def main(cfg: DictConfig) -> None:
-    make_room("output", Path(cfg.output))
+    make_folder("output", Path(cfg.output).parent)
     if Path(cfg.output).suffix in (".tflite", ".json"):
         for_microcontroller(cfg)
         return

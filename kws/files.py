@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks."""
+"""Folders that are made, files that are written whole or not at all, and locks."""
 
 import contextlib
 import os
@@ -11,6 +11,21 @@ try:
     import fcntl
 except ImportError:  # Windows: a second run on the same folder is not noticed
     fcntl = None
+
+
+def make_folder(name: str, path: str | Path) -> Path:
+    """The folder `path`, which the setting `name` asks for, made with those above it where it is not there.
+
+    Raises:
+        KwsError: it cannot be made, or not be written to.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KwsError(f"{name}: {path} cannot be made ({error.strerror})") from None
+    if not os.access(path, os.W_OK):
+        raise KwsError(f"{name}: {path} cannot be written")
+    return Path(path)
 
 
 @contextlib.contextmanager

@@ -8,8 +8,6 @@ Each clip is used once, in an order drawn from the seed, with background before 
 start to its end; clips of other words are not labelled. labels.csv comes last: where it is, all is there.
 """
 
-from pathlib import Path
-
 import numpy as np
 from omegaconf import DictConfig
 
@@ -20,6 +18,7 @@ from kws.data.joining import joined
 from kws.data.source import SILENCE, UNKNOWN
 from kws.errors import KwsError, check_number
 from kws.evaluate import chosen_clips
+from kws.files import make_folder
 from kws.progress import progress
 
 SAID = {
@@ -46,12 +45,8 @@ def main(cfg: DictConfig) -> None:
     clips = list(dict.fromkeys(clip for clip in clips if clip.label != SILENCE and SAID[cfg.said](clip)))
     if not clips:
         raise KwsError(f"said={cfg.said}: the data has no such clips")
-    out, rng, rate = Path(cfg.output), np.random.default_rng(cfg.seed), int(cfg.sample_rate)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "labels.csv").unlink(missing_ok=True)
-    except OSError as error:
-        raise KwsError(f"output={out}: cannot be made ({error.strerror})") from None
+    out, rng, rate = make_folder("output", cfg.output), np.random.default_rng(cfg.seed), int(cfg.sample_rate)
+    (out / "labels.csv").unlink(missing_ok=True)
     order = [clips[i] for i in rng.permutation(len(clips))[: cfg.clips]]
     recordings, sound, labels, n, total, count = [], [], [], 0, 0, 0
 

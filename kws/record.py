@@ -31,6 +31,7 @@ from kws.config import command
 from kws.data.source import NOISE, UNKNOWN
 from kws.data.speaking import write
 from kws.errors import KwsError, check_number
+from kws.files import make_folder
 from kws.listening.meter import Meter
 from kws.listening.microphone import sounddevice
 from kws.listening.sound import opened
@@ -46,11 +47,7 @@ def main(cfg: DictConfig) -> None:
         print(sounddevice().query_devices())
         return
     _check(cfg)
-    folder = Path(cfg.output) / cfg.word
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KwsError(f"output={cfg.output}: {folder} cannot be made ({error.strerror})") from None
+    folder = make_folder("output", Path(cfg.output) / cfg.word)
     recorder = _Noise(cfg, folder) if cfg.word == NOISE else _Takes(cfg, folder)
     if not recorder.wanted:
         print(f"{folder}: {cfg.takes} takes by {cfg.speaker} are there; more with takes={cfg.takes + 10}")

@@ -24,7 +24,7 @@ from kws import plots
 from kws.config import command
 from kws.data.synthetic import Synthetic
 from kws.errors import KwsError
-from kws.files import locked
+from kws.files import locked, make_folder
 from kws.training import checkpoint, distributed
 from kws.training.evaluation import evaluate
 from kws.training.start import begin
@@ -60,11 +60,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
             " experiment=text_wake_word")  # fmt: skip
     with contextlib.ExitStack() as held:
         if distributed.is_first():
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(folder / ".lock", "name"))
-            except OSError as error:
-                raise KwsError(f"runs: {folder} cannot be written ({error.strerror})") from None
+            held.enter_context(locked(make_folder("runs", folder) / ".lock", "name"))
         return _train(trainer)
 
 

@@ -138,7 +138,7 @@ def test_where_clips_cannot_be(tmp_path, capsys):
         with pytest.raises(KwsError, match="cannot be the name of a folder"):
             Clips(tmp_path, ["left", word])
     (tmp_path / "file").touch()
-    with pytest.raises(KwsError, match=r"save=.*file: cannot be made \(File exists\)"):
+    with pytest.raises(KwsError, match=r"save: .*file cannot be made \(File exists\)"):
         Clips(tmp_path / "file", ["left"])
     clips = Clips(tmp_path / "clips", ["left"])
     (tmp_path / "clips" / "left").touch()  # in the way

@@ -252,7 +252,7 @@ def test_a_window_shorter_than_a_step_is_named(corpus, tmp_path, window_ms):
 
 def test_a_folder_that_cannot_be_made_is_named(corpus, tmp_path):
     (tmp_path / "runs").touch()
-    with pytest.raises(KwsError, match=f"runs: {tmp_path}/runs/a cannot be written"):
+    with pytest.raises(KwsError, match=f"runs: {tmp_path}/runs/a cannot be made"):
         trained(corpus, tmp_path / "runs" / "a")
 
 

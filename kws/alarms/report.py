@@ -26,6 +26,7 @@ from kws.alarms.tables import false_rate, figures, missed, table, warnings
 from kws.audio import recording
 from kws.decision import Decision
 from kws.errors import KwsError, check_number, is_number
+from kws.files import make_folder
 from kws.listening.clips import AFTER_S, BEFORE_S
 from kws.listening.opened import open_spotter
 from kws.progress import progress
@@ -185,11 +186,7 @@ def _false(found: Alarms) -> list[dict]:
 def write_alarms(folder: str, found: list[Alarms], rate: int) -> None:
     """`folder/_unknown_/<recording>_nohash_<word>-<ms>.wav`: the two seconds around each false alarm. So named, those
     of one recording fall into one split of data=folder."""
-    out = Path(folder) / "_unknown_"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KwsError(f"alarms={folder}: cannot be made ({error.strerror})") from None
+    out = make_folder("alarms", Path(folder) / "_unknown_")
     for one in found:
         sound = recording.Recording(one.heard.recording.path)
         for row in _false(one):

@@ -7,7 +7,6 @@ Where listening was wrong, a person moves a clip: what was the word to DIR/<word
 """
 
 import io
-import os
 import sys
 import wave
 from datetime import datetime
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kws.errors import KwsError
-from kws.files import replacing
+from kws.files import make_folder, replacing
 
 NEAR = "_near_misses_"  # holds folders alone, so data=folder finds no clip in it
 BEFORE_S, AFTER_S = 1.5, 0.5  # of the moment of the decision, which is at a word's end
@@ -32,16 +31,11 @@ class Clips:
     """
 
     def __init__(self, folder: str | Path, words: list[str]):
-        self.folder, self.saved = Path(folder), 0
+        self.saved = 0
         for word in words:
             if not word or word.startswith(".") or any(char in word for char in "/\\\0"):
                 raise KwsError(f"save={folder}: the word {word!r} cannot be the name of a folder")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise KwsError(f"save={folder}: cannot be made ({error.strerror})") from None
-        if not os.access(folder, os.W_OK):
-            raise KwsError(f"save={folder}: cannot be written")
+        self.folder = make_folder("save", folder)
         self._waiting: list[tuple[Path, int, int]] = []  # until the sound after the moment has come
 
     def begin(self, rate: int) -> None:
