@@ -96,7 +96,7 @@ class Decision:
     def smoothed(self) -> np.ndarray:
         """The mean (labels,) over the last steps."""
         recent = np.concatenate(self._recent)[-self.smoothing :]
-        return recent.sum(axis=0) / max(1, min(self.step, self.smoothing))
+        return recent.sum(axis=0, dtype=np.float64) / max(1, min(self.step, self.smoothing))
 
     def push(self, scores: np.ndarray) -> list[Detection]:
         """Scores (steps, labels), each row a probability by label, to the words now detected."""

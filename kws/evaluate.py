@@ -67,7 +67,8 @@ class Exported(torch.nn.Module):
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """Windows of samples (batch, n) to the logarithms of every step's probabilities (batch, steps, labels)."""
-        scores = np.stack([self.opened.scores(window, flush=True) for window in samples.numpy()])
+        none = np.zeros((0, 1, len(self.opened.spotter.labels)), np.float32)
+        scores = np.array([self.opened.scores(window, flush=True) for window in samples.numpy()] or none)
         return torch.from_numpy(scores).clamp(min=1e-30).log()
 
     def clip_logits(self, samples: torch.Tensor) -> torch.Tensor:

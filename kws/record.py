@@ -93,6 +93,8 @@ def _record(recorder, sessions: Iterator, meter: Meter, lag) -> None:
                 return
         for line in recorder.end():
             print(line, file=sys.stderr, flush=True)
+        if not recorder.wanted:
+            return
 
 
 class _Takes:

@@ -68,7 +68,7 @@ class Resampler:
         if len(out):
             windows = np.lib.stride_tricks.sliding_window_view(self._buffer, 2 * self.half)
         for at in range(0, len(out), BLOCK):
-            index = np.arange(self._n_out + at, min(self._n_out + at + BLOCK, until))
+            index = np.arange(self._n_out + at, min(self._n_out + at + BLOCK, until), dtype=np.int64)
             starts = index * self.down // self.up - self.half + 1 - self._first
             out[at : at + BLOCK] = np.einsum("ij,ij->i", windows[starts], self.table[index % self.up])
         self._n_out = until

@@ -26,6 +26,8 @@ class Spotter:
         self.step_ms = trained.model.stride * trained.options.frame_shift
         # the first step ends where its last frame ends
         offset_ms = trained.options.frame_length - trained.options.frame_shift
+        if not trained.options.snip_edges:  # frames have their middle where others have their end
+            offset_ms /= 2
         self.decision = Decision(trained.labels, self.step_ms, offset_ms, **decision)
         self.reset()
 

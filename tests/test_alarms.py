@@ -329,6 +329,10 @@ def test_background_stands_at_its_ratio_and_is_the_same_at_every_one(tmp_path):
     np.testing.assert_allclose(added[20], added[0] / 10, atol=0.01)
     np.testing.assert_allclose(added[0][2 * RATE :], added[0][: -2 * RATE], atol=0.01)  # on and on, block after block
     assert speech_level(iter([speech]), RATE) == pytest.approx(1000 / np.sqrt(2), rel=0.02)
+    speech[::RATE] = 30000  # a click a second, and a floor, in ten minutes of which two seconds are speech
+    floor = np.random.default_rng(1).normal(0, 10, 580 * RATE)
+    assert speech_level(iter([speech, floor]), RATE) == pytest.approx(1000 / np.sqrt(2), rel=0.1)
+    assert speech_level(iter([np.zeros(RATE)]), RATE) == 0
     with pytest.raises(KwsError, match="needs noise=FOLDER"):
         conditions([20], None, None, RATE)
     with pytest.raises(KwsError, match=r"rooms=.*no sound files"):

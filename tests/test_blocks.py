@@ -229,6 +229,21 @@ def test_speech_blocks_add_what_they_should():
     assert gru(torch.randn(2, 8, 3, 5)).shape == (2, 6, 1, 5)
 
 
+def test_a_global_batch_without_clips_changes_no_statistics(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        norm, one = BatchNorm(3), torch.nn.BatchNorm2d(3)
+        x = torch.randn(4, 3, 2, 5)
+        torch.testing.assert_close(norm(x), one(x))
+        before = {name: value.clone() for name, value in norm.state_dict().items()}
+        norm(torch.zeros(0, 3, 2, 5)).sum().backward()
+        assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+        assert all(parameter.grad.isfinite().all() for parameter in norm.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @torch.no_grad()
 def test_branches_fold_into_one_convolution():
     torch.manual_seed(0)

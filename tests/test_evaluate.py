@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import RATE, WORDS, run, spoken
 from hydra.utils import instantiate
 from hypothesis import given, settings
@@ -140,6 +141,8 @@ def test_an_exported_file_is_judged_as_it_was_trained(folder, tmp_path):
         assert isinstance(loss, MaxPool)
         data = ClipDataset(clips, one.labels, one.extractor, 700, spans=True)
         found.append(judged(one.model, data, loss))
+    none = torch.zeros(0, RATE)  # of a batch whose files cannot be read
+    assert one.model(none).shape == (0, 1, len(one.labels))
     assert found[0].loss == pytest.approx(found[1].loss, rel=0.02)
     assert (found[0].right != found[1].right).sum() <= 1
 

@@ -66,6 +66,20 @@ def test_one_of_several_tells_once():
     assert alone == [heard("left", 1.0), heard("left", 2.0)]
 
 
+def test_a_word_again_is_told_again():
+    again = [heard("left", 1.0), heard("left", 1.4), heard("left", 3.0)]
+    assert together(Scripted(*again), require=1) == (again, [])
+    found, missed = together(Scripted(*again), Scripted(heard("left", 1.1), heard("left", 1.5)), require=1)
+    assert ([d.end for d in found], missed) == ([1.0, 1.4, 3.0], [])
+
+
+def test_a_spotter_of_long_chunks_is_waited_for():
+    slow = Scripted(heard("left", 1.1), late=2.4)
+    slow.chunk_s = 2.5
+    found, missed = together(Scripted(heard("left", 1.0)), slow, require=2)
+    assert ([d.end for d in found], missed) == ([1.1], [])
+
+
 def test_words_that_enough_spotters_know():
     a, b = Scripted(words=("left", "go")), Scripted(words=("go", "stop"))
     assert Together([a, b], RATE, 2).words == ["go"]

@@ -160,6 +160,15 @@ def test_phones_that_are_said_are_learnt_and_the_rest_counts_as_before():
     assert (phones.grad[2] == 0).all()
 
 
+def test_a_process_without_a_clip_has_a_loss_to_learn_by():
+    labels, phones = torch.zeros(0, 9, 2, requires_grad=True), torch.zeros(0, 9, 4, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.long)
+    loss = Ctc(["word", "_unknown_"], 20.0)((labels, phones), targets(none, 2), none, none.reshape(0, 3)).sum()
+    loss.backward()
+    assert loss.item() == 0
+    assert phones.grad.shape == phones.shape
+
+
 def test_only_what_is_wholly_in_the_window_is_said(tmp_path):
     tone = 3000 * np.sin(np.arange(RATE) / 5)
     for name, seconds in (("short", 0.5), ("long", 3.0)):

@@ -19,6 +19,7 @@ from kws.augment import mask
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.errors import KwsError
 from kws.losses import PerClip, targets
+from kws.models import build
 from kws.train import train
 from kws.training import checkpoint
 from kws.training.evaluation import evaluate
@@ -351,6 +352,31 @@ def test_resuming_a_changed_model_keeps_what_fits(corpus, finished, tmp_path, ca
     assert trainer.run()["epoch"] == 13
 
 
+def test_each_gate_overlaps_with_its_own():
+    small, large = (build([f"gru_c{width}"], 8, 2) for width in (4, 6))
+    checkpoint.fit(small.state_dict(), large, ["a", "b"], ["a", "b"], overlap=True)
+    name = next(name for name in small.state_dict() if name.endswith("weight_hh_l0"))
+    old, new = (model.state_dict()[name].unflatten(0, (3, -1)) for model in (small, large))
+    torch.testing.assert_close(new[:, :4, :4], old)
+
+
+def test_epochs_are_compared_by_the_same_figures_alone(corpus, finished, tmp_path):
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    saved = checkpoint.load(finished[0] / "last.pt", "cpu")
+    saved["position"] |= {"step": 11 * saved["position"]["per_epoch"], "finished": False}
+    checkpoint.save(stopped / "last.pt", saved)
+    moved = shutil.copytree(corpus, tmp_path / "moved")
+    for place, kept in ((moved, True), (moved, False)):
+        arguments = ["train.epochs=12", "train.mixup=0.2", f"data.root={place}"]
+        trainer = Trainer(config("train", *tiny(corpus, *arguments)), stopped)
+        assert begin(trainer)
+        assert trainer.best == (saved["best"] if kept else {})
+        trainer.log and trainer.log.close()
+        for path in sorted(moved.glob("validation/*/*.wav")):  # after the first turn other clips validate
+            path.rename(path.with_name(f"x{path.name}"))
+
+
 def test_a_stopped_run_goes_on_with_other_batches(corpus, finished, tmp_path, capsys):
     saved = checkpoint.load(finished[0] / "last.pt", "cpu")
     saved["position"] |= {"step": 11 * saved["position"]["per_epoch"], "finished": False}
@@ -486,6 +512,9 @@ class TestBatches:
         labels = np.array([0] * 90 + [1] * 10)
         drawn = [labels[i] for batch in Batches(100, 10, (0, 50), balance=labels) for _, i in batch]
         assert 0.45 < np.mean(drawn) < 0.55
+        keys = [key for batch in Batches(100, 10, (3, 5), balance=labels) for key in batch]
+        assert len(set(keys)) == len(keys) == 200  # a clip that is drawn again is changed in another way
+        assert keys[110:] == [key for batch in Batches(100, 10, (4, 5), first_batch=1, balance=labels) for key in batch]
 
     def test_a_clip_is_a_function_of_its_key(self, corpus):
         cfg = config("train", *tiny(corpus))

@@ -53,14 +53,15 @@ class BatchNorm(nn.BatchNorm2d):
         given, x = x.dtype, x.float()  # statistics in float32 under autocast too
         per_channel = x.numel() / x.shape[1]
         sums = all_reduce(torch.cat([x.sum(dim=(0, 2, 3)), x.new_tensor([per_channel])]))
-        count = sums[-1]
+        count = sums[-1].clamp(min=1)  # 0 where no process has a clip
         mean = (sums[:-1] / count)[None, :, None, None]
         centred = x - mean
         var = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.flatten().to(self.running_mean), self.momentum)
-            self.running_var.lerp_((var * count / (count - 1)).to(self.running_var), self.momentum)
+        if count > 1:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean.flatten().to(self.running_mean), self.momentum)
+                self.running_var.lerp_((var * count / (count - 1)).to(self.running_var), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
         return (centred * scale[None, :, None, None] + self.bias[None, :, None, None]).to(given)
 

@@ -34,9 +34,11 @@ class Manifest(Source):
     def listed(self) -> dict[str, list[Clip]]:
         clips = {split: [] for split in SPLITS}
         for split, path in self.paths.items():
-            folder = f"{Path(path).parent}/"
+            folder = Path(path).parent
             for clip in read_manifest(path):
-                clips[split or hash_split(speaker_of(clip.path.removeprefix(folder)))].append(clip)
+                at = Path(clip.path)
+                name = at.relative_to(folder).as_posix() if at.is_relative_to(folder) else clip.path
+                clips[split or hash_split(speaker_of(name))].append(clip)
         return clips
 
     def recordings(self) -> list[Clip]:

@@ -26,7 +26,7 @@ def other_speech(folders: Iterable[str], cut_seconds: float = 2.0, long_times: i
     clips = {split: [] for split in SPLITS}
     for folder in folders:
         for path in _below(folder):
-            split = hash_split(speaker_of(os.path.relpath(path, folder)))
+            split = hash_split(speaker_of(Path(path).relative_to(folder).as_posix()))
             try:
                 count = math.floor(audio.duration(path) / cut_seconds)
             except AudioError:  # named and left out by whoever reads it

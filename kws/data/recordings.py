@@ -1,12 +1,14 @@
 """Takes of one's own, as kws.record makes them, beside words that are synthesised."""
 
+import re
+import zlib
 from itertools import cycle, islice
 from pathlib import Path
 
 from kws.data.source import NOISE, UNKNOWN, Clip, sound_files, subfolders
 from kws.errors import KwsError
 
-VALIDATES = 5  # every so manieth take; all have one speaker, so that speakers cannot be split
+VALIDATES = 5  # every so manieth take of a speaker; mostly there is one, so that speakers cannot be split
 
 
 class Recordings:
@@ -32,8 +34,15 @@ class Recordings:
             names = sorted(sound_files(self.root / name), key=lambda name: (len(name), name))  # 9 before 10
             takes = [Clip(str(self.root / name / file), label) for file in names] if label in labels else []
             if split == "train":
-                takes = [take for i, take in enumerate(takes) if i % VALIDATES != VALIDATES - 1]
+                takes = [take for take in takes if not _validates(take)]
                 out += islice(cycle(takes), max(count, len(takes)))
             elif split == "validation":
-                out += takes[VALIDATES - 1 :: VALIDATES]
+                out += filter(_validates, takes)
         return out
+
+
+def _validates(take: Clip) -> bool:
+    """By the take's own number, or by a hash of its name: more takes move none."""
+    name = Path(take.path).stem
+    number = re.search(r"\d{1,9}$", name)
+    return (int(number[0]) if number else zlib.crc32(name.encode())) % VALIDATES == VALIDATES - 1

@@ -251,7 +251,8 @@ class Synthetic(Source):
             write(path, sound / max(np.abs(sound).max(), 1e-9) * 16000, self.sample_rate)
 
     def _babbled(self, split: str) -> list[str]:
-        return self._others(split) or ["one", "moment", "please"]
+        words = ("one", "moment", "please", "thank", "you")
+        return self._others(split) or [word for word in words if word not in self.words]
 
     def _babble(self, rng, split: str, n: int) -> np.ndarray:
         """Six voices that speak other words all at once. No word to spot is among them."""

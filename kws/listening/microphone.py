@@ -138,7 +138,10 @@ class Microphone:
         sd, blocks = self.sd, queue.Queue()
         try:
             info = sd.query_devices(self.device, "input")
-            channels = min(self.channel + 1, info["max_input_channels"])
+            channels = self.channel + 1
+            if channels > info["max_input_channels"]:
+                raise KwsError(f"microphone {info['name']!r} has {info['max_input_channels']} channels, the first is 0:"
+                               f" no channel={self.channel}")  # fmt: skip
             rate = self.asked or self.target
             try:
                 sd.check_input_settings(device=self.device, samplerate=rate, channels=channels, dtype="int16")

@@ -9,7 +9,7 @@ import numpy as np
 from kws.decision import Detection
 from kws.errors import KwsError, check_number
 
-LATE_S = 0.5  # a spotter that works in longer chunks tells later than another
+LATE_S = 0.5  # a spotter tells later than another by so much, or by its chunk
 
 
 class Together:
@@ -38,9 +38,9 @@ class Together:
         self.words = [w for w in dict.fromkeys(chain(*known)) if sum(w in own for own in known) >= require]
         if not self.words:
             raise KwsError(f"require={require}: of {len(known)} spotters no word is known to so many")
-        self._seconds = 0.0
+        self._seconds, self._late_s = 0.0, LATE_S + max(getattr(s, "chunk_s", 0.0) for s in self.spotters)
         self._waiting: list[tuple[int, Detection]] = []  # of a spotter, not joined by enough others yet
-        self._told: dict[str, float] = {}  # when each word was last detected
+        self._told: dict[str, tuple[float, set[int]]] = {}  # when each word was last detected, and by which spotters
 
     def push(self, samples: np.ndarray, flush: bool = False) -> tuple[list[Detection], list[Detection]]:
         """The next samples (n,) in int16 units to the words now detected, and the near misses now over."""
@@ -50,18 +50,23 @@ class Together:
         found = []
         for i, detection in sorted(heard, key=lambda each: each[1].end):
             word, end = detection.word, detection.end
-            if word not in self.words or abs(end - self._told.get(word, -np.inf)) <= self.agree_s:
-                continue  # it is one of those that agree, only later
+            told, by = self._told.get(word, (-np.inf, set()))
+            if word not in self.words:
+                continue
+            if abs(end - told) <= self.agree_s and i not in by:
+                by.add(i)  # it agrees too, only later
+                continue
             agreed = {j: d for j, d in self._waiting if d.word == word and abs(end - d.end) <= self.agree_s}
             agreed[i] = detection
             if len(agreed) < self.require:
                 self._waiting.append((i, detection))
                 continue
             self._waiting = [(j, d) for j, d in self._waiting if agreed.get(j) is not d]
-            self._told[word] = max(d.end for d in agreed.values())
+            last = max(d.end for d in agreed.values())
+            self._told[word] = last, set(agreed)
             least = min(agreed.values(), key=lambda d: d.score)
-            found.append(replace(least, start=min(d.start for d in agreed.values()), end=self._told[word]))
-        oldest = np.inf if flush else self._seconds - self.agree_s - LATE_S
+            found.append(replace(least, start=min(d.start for d in agreed.values()), end=last))
+        oldest = np.inf if flush else self._seconds - self.agree_s - self._late_s
         missed += [d for _, d in self._waiting if d.end < oldest]
         self._waiting = [(i, d) for i, d in self._waiting if d.end >= oldest]
         return found, missed

@@ -92,6 +92,7 @@ class Stream:
 
     def __init__(self, spotter: Spotter, rate: int | None = None, full_scale: float = FULL_SCALE, **decision):
         self.spotter, self.rate, self.gain = spotter, rate or spotter.rate, np.float32(FULL_SCALE / full_scale)
+        self.chunk_s = spotter.chunk_ms / 1000
         self.resampler = Resampler(self.rate, spotter.rate) if self.rate != spotter.rate else None
         # the first step ends where its last frame ends
         offset_ms = spotter.about["offset_ms"]

@@ -172,7 +172,9 @@ class _Conversation:
     def _push(self, samples: np.ndarray, flush: bool) -> list[tuple[str, float, float]]:
         """The next sound through the streams of all words that are wanted: names, seconds of this sound, scores."""
         found, rate = [], self.format[0] if self.format else None
-        for spotter in {self.service.models[model][0]: None for model in self.wanted}:
+        wanted = {self.service.models[model][0]: None for model in self.wanted}
+        self.streams = {spotter: stream for spotter, stream in self.streams.items() if spotter in wanted}
+        for spotter in wanted:
             if spotter not in self.streams:
                 if flush:
                     continue

@@ -135,7 +135,9 @@ def fit(
             value.copy_(old)
             report.kept.append(name)
         elif overlap and old.dim() == value.dim():
-            value.copy_(_overlapped(old, value))
+            gates = 3 if ".gru." in name else 1  # one below the other
+            parts = zip(old.chunk(gates), value.chunk(gates), strict=True)
+            value.copy_(torch.cat([_overlapped(*part) for part in parts]))
             report.overlapped.append(name)
         else:
             report.reset.append(name)

@@ -4,6 +4,7 @@ Each process takes its share of every global batch, and gradients are summed, so
 """
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,8 @@ def start(device: str) -> tuple[int, int]:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(days=1))  # the first makes or fetches data meanwhile
     return place()
 
 

@@ -90,7 +90,8 @@ def _resume(trainer: Trainer, saved: dict, path: Path) -> bool:
             warnings.simplefilter("ignore")
             for _ in range(trainer.step):
                 trainer.schedule.step()
-    if report.changed or path.parent.resolve() != trainer.folder.resolve():
+    compares = saved.get("validation", trainer.validation) == trainer.validation
+    if report.changed or not compares or path.parent.resolve() != trainer.folder.resolve():
         trainer.best = {}
     if differences:
         say("changed since then: " + "; ".join(differences))

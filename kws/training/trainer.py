@@ -1,6 +1,7 @@
 """The training loop: batches in, checkpoints and figures out, from wherever it last stood."""
 
 import copy
+import hashlib
 import math
 import os
 import signal
@@ -129,6 +130,9 @@ class Trainer:
         except (TypeError, ValueError) as error:
             raise KwsError(f"optim.optimizer: {error}") from None
         self.schedule = instantiate(cfg.optim.schedule)(self.optimizer, self.total_steps)
+        judged = sorted((clip.label, Path(clip.path).name, clip.start) for clip in self.data["validation"].clips)
+        told = [judged, self.features, c.window_ms, OmegaConf.to_container(cfg.loss, resolve=True)]
+        self.validation = hashlib.sha1(repr(told).encode()).hexdigest()  # by what epochs are compared
         self.step, self.best, self.waited, self.signal = 0, {}, 0, None
         self.log: RunLog | None = None
 
@@ -319,7 +323,7 @@ class Trainer:
                 "step": self.step, "per_epoch": self.per_epoch, "waited": self.waited, "finished": finished,
             }  # fmt: skip
             content = {
-                "position": position, "best": self.best, "seed": self.cfg.seed,
+                "position": position, "best": self.best, "seed": self.cfg.seed, "validation": self.validation,
                 "config": self.plain_config(), "labels": self.labels, "features": self.features,
             }  # fmt: skip
             if self.cfg.get("compress") and name == checkpoint.BEST:
