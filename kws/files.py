@@ -28,6 +28,20 @@ def make_folder(name: str, path: str | Path) -> Path:
     return Path(path)
 
 
+def write(name: str, path: str | Path, content: bytes) -> None:
+    """A whole file, which the setting `name` asks for, in a folder that is made where it is not there.
+
+    Raises:
+        KwsError: it cannot be written.
+    """
+    make_folder(name, Path(path).parent)
+    try:
+        with replacing(path, shared=True) as part:
+            part.write_bytes(content)
+    except OSError as error:
+        raise KwsError(f"{name}: {path} cannot be written ({error.strerror or error})") from None
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path, shared: bool = False, durable: bool = False) -> Iterator[Path]:
     """The path of a hidden file beside `path`, of the same suffix, to write; it takes that one's place when the block

@@ -34,6 +34,7 @@ from pathlib import Path
 import kws
 from kws.decision import Decision
 from kws.errors import KwsError
+from kws.files import write
 from kws.runtime import Spotter, file
 from kws.serving import site
 from kws.serving.door import Door
@@ -130,7 +131,8 @@ def page(settings: Settings) -> Site | None:
     found = site.files(contents(settings), settings.ort)
     if settings.static is None:
         return Site(found, settings.host)
-    site.write(found, settings.static)
+    for name, content in found.items():
+        write("static", Path(settings.static, name), content)
     print(f"{settings.static}: the page, {len(found)} files; a web server must serve it at https:// or to localhost")
     return None
 

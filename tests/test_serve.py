@@ -27,6 +27,7 @@ from wyoming.wake import Detect, Detection, NotDetected
 from kws.decision import Decision
 from kws.errors import KwsError
 from kws.exporting.spotter import export
+from kws.files import write
 from kws.resampling import Resampler
 from kws.runtime import Spotter
 from kws.runtime.file import read, write_about
@@ -417,7 +418,8 @@ def ort(tmp_path, monkeypatch):
 
 def test_the_static_folder_holds_all_that_the_page_asks_for(paths, ort, tmp_path):
     settings = parse([f"checkpoint=[{paths[0]},{paths[1]}]", "decision.threshold=0.9", f"ort={ort}"])
-    site.write(site.files(contents(settings), str(ort)), str(tmp_path / "static"))
+    for name, content in site.files(contents(settings), str(ort)).items():
+        write("static", tmp_path / "static" / name, content)
     found = {str(p.relative_to(tmp_path / "static")) for p in (tmp_path / "static").rglob("*") if p.is_file()}
     listed = json.loads((tmp_path / "static" / "spotters.json").read_text())
     assert [each["name"] for each in listed] == ["a.onnx", "b.onnx"]

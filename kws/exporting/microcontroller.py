@@ -13,9 +13,9 @@ import torch
 from kws import __version__
 from kws.errors import KwsError
 from kws.exporting import micro_wake_word, tflite
-from kws.exporting.output import write
 from kws.exporting.tflm import MicroStream
 from kws.features import describe
+from kws.files import write
 from kws.models.acoustic import CLIP
 from kws.training.trained import Trained
 
@@ -76,10 +76,10 @@ def export(
     stream = MicroStream(content)
     report = _compare(trained, stream, sounds, place, len(content), step_ms)
     model_path = path.with_suffix(".tflite")
-    write(model_path, content)
+    write("output", model_path, content)
     if manifest:
         text = micro_wake_word.manifest(labels[0], model_path.name, decision, step_ms, report.arena, language, author)
-        write(path, (json.dumps(text, indent=2, ensure_ascii=False) + "\n").encode())
+        write("output", path, (json.dumps(text, indent=2, ensure_ascii=False) + "\n").encode())
     return report
 
 

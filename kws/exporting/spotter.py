@@ -11,9 +11,9 @@ from kws.decision import Decision
 from kws.errors import KwsError, check_number
 from kws.exporting import calibration
 from kws.exporting.build import build
-from kws.exporting.output import write
 from kws.exporting.storage import QUANTISE
 from kws.features import Options, describe
+from kws.files import write
 from kws.runtime import Spotter
 from kws.runtime.file import FORMAT, MAX_BYTES, write_about
 from kws.spotter import Spotter as TorchSpotter
@@ -72,7 +72,7 @@ def export(
     content = write_about(built.proto.SerializeToString(), about)
     if len(content) > MAX_BYTES:
         raise KwsError(f"the file would have {len(content) >> 20} MB; the runtime takes {MAX_BYTES >> 20}")
-    write(Path(path), content)
+    write("output", path, content)
 
 
 def _differing(options: Options) -> dict:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from kws.errors import KwsError
-from kws.files import replacing
+from kws.files import write
 
 TYPES = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
@@ -47,16 +47,6 @@ def files(spotters: dict[str, bytes], ort: str | None = None) -> dict[str, bytes
     found |= {f"spotters/{i}.onnx": content for i, content in enumerate(spotters.values())}
     listed = [{"name": name, "file": f"spotters/{i}.onnx"} for i, name in enumerate(spotters)]
     return {**found, "spotters.json": json.dumps(listed).encode()}
-
-
-def write(found: dict[str, bytes], folder: str) -> None:
-    """The page as a folder that any web server can serve.
-
-    Raises:
-        KwsError: it cannot be written.
-    """
-    for name, content in found.items():
-        _write(Path(folder, name), content, f"static={folder}")
 
 
 def _onnxruntime(given: str | None) -> dict[str, bytes]:
@@ -98,13 +88,4 @@ def _fetch(cache: Path) -> None:
             raise KwsError(f"npm cannot fetch {PACKAGE} {VERSION} ({reason}); {BY_HAND}")
         with tarfile.open(packed) as archive:
             for name, _ in FILES.values():
-                _write(cache / name, archive.extractfile(f"package/dist/{name}").read(), "the cache")
-
-
-def _write(path: Path, content: bytes, what: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, shared=True) as part:
-            part.write_bytes(content)
-    except OSError as error:
-        raise KwsError(f"{what}: {path} cannot be written ({error.strerror})") from None
+                write("the cache", cache / name, archive.extractfile(f"package/dist/{name}").read())
