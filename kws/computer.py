@@ -129,4 +129,6 @@ def _as_recorded(items: list[Item]) -> list[Item]:
 def _said(error: Exception, item: Item) -> str:
     """What is wrong with a file, which is named beside it."""
     reason = str(error).removeprefix(f"{item.path}: ") or type(error).__name__
+    if " samples are there" in reason:
+        reason += "; allow_truncated=true keeps them"
     return f"{reason} ({item.at})" if item.at else reason

@@ -109,9 +109,9 @@ def quote_override(argument: str, sweep: bool = False) -> str:
 def _list_of_words(value: str) -> str | None:
     """A list that Hydra's grammar refuses for letters of its words, as [größe, don't], with these in quotes."""
     words = [word.strip() for word in value[1:-1].split(",")]
-    if not re.fullmatch(r"\[[^\[\]{}\"]+\]", value) or not all(words):
+    if not re.fullmatch(r"\[[^\[\]{}]+\]", value) or not all(words):
         return None
-    plain = re.compile(r"'.*'|[\w.+-]+", re.ASCII)
+    plain = re.compile(r"""'[^']*'|"[^"]*"|[\w.+-]+""", re.ASCII)
     return f"[{','.join(word if plain.fullmatch(word) else _quoted(word) for word in words)}]"
 
 
@@ -144,7 +144,11 @@ def command(config_name: str):
             begun.append(True)
             try:
                 for name in FILES:
-                    if isinstance(cfg.get(name), str) and not Path(cfg[name]).parent.is_dir():
+                    if not isinstance(cfg.get(name), str):
+                        continue
+                    if Path(cfg[name]).is_dir():
+                        raise KwsError(f"{name}={cfg[name]}: is a folder; expected the name of a file")
+                    if not Path(cfg[name]).parent.is_dir():
                         make_folder(name, Path(cfg[name]).parent)
                 result = function(cfg)
                 sys.stdout.flush()
@@ -173,10 +177,9 @@ def check_labels(labels, where: str = "labels") -> list[str]:
     labels = list(labels)
     for label in labels:
         if not isinstance(label, str):
-            hint = "yes, no, on, off and numbers need quotes in a yaml" if isinstance(label, bool | int | float) else ""
-            raise KwsError(
-                f"{where}: {label!r} is a {type(label).__name__}, not a word; {hint}: write '\"yes\"', not 'yes'"
-            )
+            quoted = "; yes, no, on, off and numbers need quotes in a yaml: write '\"yes\"', not 'yes'"
+            hint = quoted * isinstance(label, bool | int | float)
+            raise KwsError(f"{where}: {label!r} is a {type(label).__name__}, not a word{hint}")
     if len(set(labels)) != len(labels):
         raise KwsError(f"{where}: a word is listed twice in {labels}")
     return labels

@@ -27,10 +27,11 @@ def check_number(name: str, value, fits: Callable[[float], bool], expected: str,
         raise KwsError(f"{name}={value}: expected {expected}")
 
 
-def check_list(name: str, value) -> None:
-    """Raises KwsError for a text where a list is expected, which would be read letter by letter."""
+def check_list(name: str, value):
+    """The value; raises KwsError for a text where a list is expected, which would be read letter by letter."""
     if isinstance(value, str):
-        raise KwsError(f"{name}={value}: expected a list, as in {name}=[{value}]")
+        raise KwsError(f"{name}={value}: expected a list, as in {name}=[{value.strip('[]')}]")
+    return value
 
 
 def check_switches(**switches: bool) -> None:

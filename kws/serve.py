@@ -76,6 +76,8 @@ def parse(arguments: list[str]) -> Settings:
             if name == "checkpoint":
                 settings.checkpoint = find_all(value)
             elif name.startswith("decision."):
+                if name.removeprefix("decision.") not in Decision.__init__.__kwdefaults__:
+                    raise KwsError(f"{argument}: decision. has {', '.join(Decision.__init__.__kwdefaults__)}")
                 settings.decision[name.removeprefix("decision.")] = float(value)
             elif value == "null" and name in ("port", "static", "ort"):
                 setattr(settings, name, None)

@@ -55,7 +55,9 @@ def train(cfg: DictConfig, folder: Path) -> float:
         KwsError: a mistake in `cfg`; or another process trains in `folder`, or it cannot be written.
     """
     trainer = Trainer(cfg, folder)
-    if isinstance(trainer.source, Synthetic) and len(trainer.source.words) < 3 and not trainer.loss.spans:
+    source = trainer.source
+    english = isinstance(source, Synthetic) and all(accent.startswith("en") for accent in source.accents)
+    if english and len(source.words) < 3 and not trainer.loss.spans:
         say("one or two words from their text are heard far better, by people and in long speech, with"
             " experiment=text_wake_word")  # fmt: skip
     with contextlib.ExitStack() as held:

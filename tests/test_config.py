@@ -70,6 +70,7 @@ def test_other_values_are_left_to_hydra():
         "größe", "don't", "hey aurora", "é", "yes",
     ]  # fmt: skip
     assert value_of("data.words=[größe", "data.words") == "[größe"
+    assert value_of("""data.words=["yes",don't]""", "data.words") == ["yes", "don't"]
     assert value_of("init_from=null", "init_from") is None
     assert quote_override("--config-dir=x y") == "--config-dir=x y"
     assert quote_override("--multirun") == "--multirun"

@@ -244,6 +244,15 @@ def test_words_must_be_words(tmp_path):
     made = Synthetic(["stop"], per_word=2, workers=1, **{**settings, "accents": ["en"], "kept_accent": "xx"})
     with pytest.raises(KwsError, match="no voice xx"):
         made.prepare()
+    with pytest.raises(KwsError, match="'right' and 'write' sound the same in en: leave one out"):
+        Synthetic(["right", "stop", "write"], **settings).prepare()
+    for wrong, expected in (
+        ({"accents": ["xx"]}, "no voice xx"), ({"accents": "de"}, r"data\.accents=de: expected a list"),
+        ({"accents": []}, r"data\.accents is empty"), ({"rate": 5}, r"data\.rate=5: expected two numbers"),
+        ({"pitch": [90, 10]}, r"data\.pitch=.*the lower first"),
+    ):  # fmt: skip
+        with pytest.raises(KwsError, match=expected):
+            Synthetic(["stop"], **{**settings, **wrong}).prepare()
     with pytest.raises(KwsError, match="is listed twice"):
         Synthetic(["stop", "stop"], **settings)
 

@@ -139,6 +139,10 @@ def test_mistakes_are_one_line(folder, tmp_path):
         ([f"checkpoint={folder}", "input=-", "chunk_ms=0"], "chunk_ms=0: expected milliseconds, 1 to 10000"),
         ([f"checkpoint={folder}", "input=-", "decision.smoothing_ms=abc"], "smoothing_ms=abc: expected milliseconds"),
         ([f"checkpoint={folder}", "input=-", "json=/dev/null/a/b.json"], "/dev/null/a cannot be made"),
+        ([f"checkpoint={folder}", "input=-", f"json={tmp_path}"], "is a folder; expected the name of a file"),
+        ([f"checkpoint={folder}", "input=-", "rate=x"], "rate=x: expected samples a second"),
+        ([f"checkpoint={folder}", "input=-", "rate=0"], "rate=0: expected samples a second"),
+        ([f"checkpoint={folder}", "input=x.wav", "channel=x"], "channel=x: expected the number of a channel"),
         ([f"checkpoint={folder}", "on_detect=no-such-program %w"], "no program 'no-such-program'"),
         ([f"checkpoint={folder}", "decision.threshold={lwo: 0.5}"], "threshold names 'lwo'"),
     ):

@@ -63,6 +63,8 @@ def test_kinds_of_samples(spotter, sound):
     expected = spotter.stream().scores(sound)
     assert np.array_equal(spotter.stream().scores(sound.astype(np.int16)), expected)
     np.testing.assert_allclose(spotter.stream(full_scale=1.0).scores(sound / 32768), expected, atol=1e-5)
+    with pytest.warns(UserWarning, match="a second of sound within ±1"):
+        spotter.stream().push(np.resize(sound / 32768, spotter.rate))
     for wrong, words in ((sound[None], "one channel"), (sound.astype(np.int64), "int64"),
                          (np.array([1, np.nan], np.float32), "sample 1 is not a finite")):  # fmt: skip
         with pytest.raises(ValueError, match=words):

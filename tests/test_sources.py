@@ -123,6 +123,7 @@ def test_shares_of_other_words():
         ({"words": [True, "go"]}, r"data\.words: True is a bool.*quotes"),
         ({"words": ["go", "go"]}, r"data\.words.*twice"),
         ({"words": ["go", UNKNOWN]}, r"_unknown_.*data\.unknown"),
+        ({"words": ["_background_noise_"]}, r"_background_noise_.*no words"),
         ({"words": ["go"], "unknown_share": -1}, r"data\.unknown_share=-1"),
         ({"words": ["go"], "silence_share": None}, r"data\.silence_share=None"),
         ({"words": ["go", "fly"]}, r"no clips of fly; there are of stop, go, other"),

@@ -251,6 +251,12 @@ def test_a_window_shorter_than_a_step_is_named(corpus, tmp_path, window_ms):
         Trainer(config("train", *tiny(corpus, f"train.window_ms={window_ms}")), tmp_path)
 
 
+def test_one_class_is_nothing_to_learn(corpus, tmp_path):
+    alone = ["data.words=[low]", "data.unknown=false", "data.silence=false"]
+    with pytest.raises(KwsError, match=r"nothing to tell 'low' from: add recordings of other words \(_unknown_\)"):
+        Trainer(config("train", *tiny(corpus, *alone)), tmp_path)
+
+
 def test_a_folder_that_cannot_be_made_is_named(corpus, tmp_path):
     (tmp_path / "runs").touch()
     with pytest.raises(KwsError, match=f"runs: {tmp_path}/runs/a cannot be made"):

@@ -109,7 +109,7 @@ def read_labels(path: str | Path, words: Sequence[str]) -> list[Recording]:
         values = [row[name] for name in COLUMNS]
         if None in values or not values[0] or None in row:
             raise KwsError(f"{where}: expected {','.join(reader.fieldnames)}")
-        file, kind = os.path.join(path.parent, values[0]), row.get(KIND) or "audio"
+        file, kind = os.path.normpath(path.parent / values[0]), row.get(KIND) or "audio"
         if kinds.setdefault(file, kind) != kind:
             raise KwsError(f"{where}: {values[0]} is {kind} here and {kinds[file]} above")
         said = rows.setdefault(file, [])

@@ -119,8 +119,7 @@ class Sound:
         if damaged or (declared is not None and count is not None and count < declared):
             raise AudioError(
                 f"{self.path}: {'truncated or damaged' if damaged else 'truncated'}, {count or 0} of"
-                f" {declared or 'an unknown number of'} samples are there (kws.extract keeps them with"
-                " allow_truncated=true)"
+                f" {declared or 'an unknown number of'} samples are there"
             )
 
 

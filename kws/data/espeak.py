@@ -54,8 +54,7 @@ class Espeak:
             rate: words per minute; pitch, pitch_range: 0 to 99.
         """
         lib = self._library
-        if lib.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise KwsError(f"espeak-ng has no voice {voice}; `espeak-ng --voices` lists the accents")
+        self._choose(voice)
         for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_RANGE, pitch_range)):
             lib.espeak_SetParameter(parameter, value, 0)
         self._pieces.clear()
@@ -64,9 +63,13 @@ class Espeak:
         samples = np.concatenate([np.zeros(0, np.int16), *self._pieces]).astype(np.float32)
         return trimmed(samples), SAMPLE_RATE
 
+    def _choose(self, voice: str) -> None:
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise KwsError(f"espeak-ng has no voice {voice}; `espeak-ng --voices` lists the accents")
+
     def phonemes(self, text: str, accent: str) -> str:
         """How `text` is pronounced, stress and pauses left out: equal for words that sound alike."""
-        self._library.espeak_SetVoiceByName(accent.encode())
+        self._choose(accent)
         self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         rest = ctypes.c_char_p(text.encode())
         said = b""

@@ -75,8 +75,8 @@ class Source:
         self.words = check_labels(words, "data.words")
         if not self.words:
             raise KwsError("data.words is empty: name at least one word")
-        if reserved := {UNKNOWN, SILENCE} & set(self.words):
-            raise KwsError(f"data.words: {sorted(reserved)} are added by data.unknown and data.silence")
+        if reserved := {UNKNOWN, SILENCE, NOISE} & set(self.words):
+            raise KwsError(f"data.words: {sorted(reserved)} are no words: data.unknown and data.silence add classes")
         unknown = self._has_others() if unknown is None else unknown
         silence = self._has_silence() if silence is None else silence
         check_switches(**{"data.unknown": unknown, "data.silence": silence})
@@ -146,7 +146,8 @@ class Source:
 
     def _sought(self) -> str:
         counts = ", ".join(f"{len(self._listed[split])} {split}" for split in SPLITS)
-        return f"{self.where} holds {counts} clips of any word"
+        hint = "; all of a speaker are in one, and data=synthetic data.recordings= takes in those of one person"
+        return f"{self.where} holds {counts} clips of any word{hint * ('by a hash' in self.where)}"
 
 
 def _brief(names: Iterable[str], most: int = 50) -> str:

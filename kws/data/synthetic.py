@@ -77,6 +77,11 @@ class Synthetic(Source):
         self.other_words = [word for word in dict.fromkeys(said) if word not in self.words]
         if unknown and len(self.other_words) < 8:
             raise KwsError(f"data.other_words: {len(self.other_words)} words left for _unknown_; at least 8 are needed")
+        if not check_list("data.accents", accents):
+            raise KwsError("data.accents is empty: name at least one, as [en-us]")
+        for name, limits in (("rate", rate), ("pitch", pitch), ("kept_rate", kept_rate), ("kept_pitch", kept_pitch)):
+            if isinstance(limits, str | int | float) or len(limits) != 2 or not limits[0] < limits[1]:
+                raise KwsError(f"data.{name}={limits}: expected two numbers, the lower first, as in [20,80]")
         self.cache = Path(cache) / f"{int(sample_rate)}"
         self.accents, self.kept_accent = list(accents), kept_accent
         self.rate, self.kept_rate, self.pitch, self.kept_pitch = rate, kept_rate, pitch, kept_pitch
@@ -114,6 +119,10 @@ class Synthetic(Source):
         return dict.fromkeys([*self.words, *self.other_words])
 
     def prepare(self, splits: Sequence[str] = SPLITS) -> None:
+        said: dict[str, str] = {}
+        for word in self.words:
+            if (other := said.setdefault(self._sound(word), word)) != word:
+                raise KwsError(f"data.words: {other!r} and {word!r} sound the same in {self.accents[0]}: leave one out")
         wanted = {u.path(self.cache): u for split in splits for _, u in self._utterances(split)}
         missing = [u for path, u in wanted.items() if not path.exists()]
         if missing:

@@ -1,5 +1,7 @@
 """Streams through an exported file."""
 
+import warnings
+
 import numpy as np
 
 from kws.decision import Decision, Detection
@@ -91,8 +93,9 @@ class Stream:
     """One stream through a `Spotter`: samples in, detections out. To be used by one thread at a time."""
 
     def __init__(self, spotter: Spotter, rate: int | None = None, full_scale: float = FULL_SCALE, **decision):
-        self.spotter, self.rate, self.gain = spotter, rate or spotter.rate, np.float32(FULL_SCALE / full_scale)
-        self.chunk_s = spotter.chunk_ms / 1000
+        self.spotter, self.gain = spotter, np.float32(FULL_SCALE / full_scale)
+        self.rate = spotter.rate if rate is None else rate
+        self.chunk_s, self._small = spotter.chunk_ms / 1000, 0
         self.resampler = Resampler(self.rate, spotter.rate) if self.rate != spotter.rate else None
         # the first step ends where its last frame ends
         offset_ms = spotter.about["offset_ms"]
@@ -188,6 +191,12 @@ class Stream:
             return samples
         if not np.isfinite(np.add.reduce(samples)) and not np.isfinite(samples).all():
             raise ValueError(f"sample {int(np.argmin(np.isfinite(samples)))} is not a finite number")
+        if self.gain == 1 and self._small < self.rate:  # samples that may be those of sound within ±1
+            peak = float(np.abs(samples).max(initial=0))
+            self._small = np.inf if peak >= 1 else self._small + len(samples) * (peak > 0)
+            if self.rate <= self._small < np.inf:
+                warnings.warn("a second of sound within ±1: int16 units are expected, or say stream(full_scale=1)",
+                              stacklevel=4)  # fmt: skip
         return samples if self.gain == 1 else samples * self.gain
 
 

@@ -28,6 +28,9 @@ def spelling(cfg: DictConfig, loss: type[PerClip], labels: list[str]) -> Callabl
         raise KwsError(f"model.speller hears the first {speller.after} blocks, which this loss would train without"
                        f" it: say loss=ctc, train.frozen={speller.after} or another model")  # fmt: skip
 
+    if strange := [accent for accent in cfg.data.get("accents") or [] if not str(accent).startswith("en")]:
+        raise KwsError(f"data.accents={strange}: model.speller knows the phones of English alone")
+
     def spells(text: str) -> list[int]:
         try:
             return spell(phonemes(text), speller.phones)

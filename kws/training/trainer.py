@@ -19,7 +19,7 @@ from kws import losses
 from kws.augment import Augment, mask
 from kws.compression import Method, Structure
 from kws.data.dataset import Batches, ClipDataset, load
-from kws.data.source import Source
+from kws.data.source import NOISE, UNKNOWN, Source
 from kws.errors import KwsError, check_list, check_switches, is_number
 from kws.features import describe, make_options
 from kws.features.extractor import FeatureExtractor
@@ -82,6 +82,9 @@ class Trainer:
         self.rank, self.world = distributed.start(self.device)
         self.source: Source = instantiate(cfg.data, _convert_="all")
         self.labels = self.source.labels
+        if len(self.labels) < 2:
+            raise KwsError(f"data.words: nothing to tell {self.labels[0]!r} from: add recordings of other words"
+                           f" ({UNKNOWN}), or of background ({NOISE})")  # fmt: skip
         options = make_options(**cfg.features)
         self.features = describe(options)
         extractor = FeatureExtractor(options)
