@@ -12,5 +12,5 @@ if [ -n "${2:-}" ]; then
   name=$name-mine
 fi
 python -m kws.export "checkpoint=runs/$name" "output=$name.onnx" \
-  decision.threshold=0.5 decision.smoothing_ms=80 decision.refractory_ms=1000
+  decision.smoothing_ms=80 decision.refractory_ms=1000
 echo "listen: python -m kws.listen checkpoint=$name.onnx save=heard"
