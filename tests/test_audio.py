@@ -154,9 +154,7 @@ def test_truncated_sound_is_kept_when_asked(wav):
     flac = io.BytesIO()
     soundfile.write(flac, NOISE.reshape(-1), 16000, format="FLAC")
     path = wav(flac.getvalue()[:-3000], "a.flac")
-    with pytest.raises(
-        AudioError, match=r"truncated or damaged, \d+ of 15000 samples are there .*allow_truncated=true"
-    ):
+    with pytest.raises(AudioError, match=r"truncated or damaged, \d+ of 15000 samples are there$"):
         audio.read(path)
     samples, _ = audio.read(path, allow_truncated=True)
     assert 8192 <= len(samples) < 15000
