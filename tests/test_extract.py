@@ -55,7 +55,7 @@ BROKEN = {
     "empty.wav": (lambda data: b"", "empty"),
     "empty.flac": (lambda data: b"", "empty"),
     "text.wav": (lambda data: b"no sound at all\n" * 50, "not a sound file"),
-    "truncated.wav": (lambda data: data[:3000], "truncated, 1478 of 8000 samples are there; allow_truncated=true keeps them"),
+    "truncated.wav": (lambda data: data[:3000], "1478 of 8000 samples are there; allow_truncated=true keeps them"),
     "header.wav": (lambda data: data[:20] + b"\1\0\0\0" + data[24:], "0 channels"),
     "bits.wav": (lambda data: data[:34] + b"\7\0" + data[36:], "7-bit"),
     "no_fmt.wav": (lambda data: data[:12] + b"junk" + data[16:], "no fmt chunk"),
