@@ -9,7 +9,7 @@ import numpy as np
 
 from kws import audio
 from kws.audio.recording import Part, Recording
-from kws.errors import KwsError
+from kws.errors import KwsError, TruncatedError
 from kws.features import FbankOptions
 from kws.utterances import Item
 
@@ -129,6 +129,6 @@ def _as_recorded(items: list[Item]) -> list[Item]:
 def _said(error: Exception, item: Item) -> str:
     """What is wrong with a file, which is named beside it."""
     reason = str(error).removeprefix(f"{item.path}: ") or type(error).__name__
-    if " samples are there" in reason:
+    if isinstance(error, TruncatedError):
         reason += "; allow_truncated=true keeps them"
     return f"{reason} ({item.at})" if item.at else reason

@@ -16,6 +16,10 @@ class AudioError(ValueError):
     """A sound that cannot be used: which file, what was found, what was expected."""
 
 
+class TruncatedError(AudioError):
+    """A sound that ends before its header says, or is damaged there."""
+
+
 def is_number(value, fits: Callable[[float], bool], kind: type = int | float) -> bool:
     """Whether a value is a finite number that fits, whole where `kind` is int; true and false are none."""
     return not isinstance(value, bool) and isinstance(value, kind) and abs(value) < math.inf and fits(value)
@@ -27,11 +31,10 @@ def check_number(name: str, value, fits: Callable[[float], bool], expected: str,
         raise KwsError(f"{name}={value}: expected {expected}")
 
 
-def check_list(name: str, value):
-    """The value; raises KwsError for a text where a list is expected, which would be read letter by letter."""
+def check_list(name: str, value) -> None:
+    """Raises KwsError for a text where a list is expected, which would be read letter by letter."""
     if isinstance(value, str):
         raise KwsError(f"{name}={value}: expected a list, as in {name}=[{value.strip('[]')}]")
-    return value
 
 
 def check_switches(**switches: bool) -> None:

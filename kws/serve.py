@@ -76,9 +76,10 @@ def parse(arguments: list[str]) -> Settings:
             if name == "checkpoint":
                 settings.checkpoint = find_all(value)
             elif name.startswith("decision."):
-                if name.removeprefix("decision.") not in Decision.__init__.__kwdefaults__:
-                    raise KwsError(f"{argument}: decision. has {', '.join(Decision.__init__.__kwdefaults__)}")
-                settings.decision[name.removeprefix("decision.")] = float(value)
+                key, known = name.removeprefix("decision."), Decision.__init__.__kwdefaults__
+                if key not in known:
+                    raise KwsError(f"{argument}: decision. has {', '.join(known)}")
+                settings.decision[key] = float(value)
             elif value == "null" and name in ("port", "static", "ort"):
                 setattr(settings, name, None)
             elif name == "log":

@@ -18,6 +18,8 @@ class Spotter:
         decision: keyword arguments of `Decision`.
     """
 
+    chunk_s = 0.0  # of sound that is worked on at a time; here whatever comes
+
     def __init__(self, trained: Trained, rate: int | None = None, **decision):
         self.trained = trained
         self.rate = rate or int(trained.options.sample_frequency)

@@ -30,6 +30,8 @@ def heard(word: str, end: float, score: float = 0.8) -> Detection:
 class Scripted:
     """A spotter that detects what it is told to, once so much sound has come."""
 
+    chunk_s = 0.0
+
     def __init__(self, *detections: Detection, words=("left", "right"), late: float = 0.0):
         self.detections, self.late, self.seconds = list(detections), late, 0.0
         self.decision = Decision([*words, "_silence_"], 20.0)

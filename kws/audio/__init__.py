@@ -21,7 +21,7 @@ import soundfile
 from kws.audio.pipes import Pipe, output_of
 from kws.audio.sndfile import Decoded
 from kws.audio.wav import FULL_SCALE, MAX_CHANNELS, MAX_RATE, OPEN_LENGTHS, Wav, open_wav
-from kws.errors import AudioError, KwsError
+from kws.errors import AudioError, KwsError, TruncatedError
 from kws.resampling import Resampler, resample, resampled
 
 __all__ = [
@@ -117,7 +117,7 @@ class Sound:
         """Refuses less than the header promises; `count` is None where that is not known yet."""
         declared, damaged = self._decoder.declared, self._decoder.damaged
         if damaged or (declared is not None and count is not None and count < declared):
-            raise AudioError(
+            raise TruncatedError(
                 f"{self.path}: {'truncated or damaged' if damaged else 'truncated'}, {count or 0} of"
                 f" {declared or 'an unknown number of'} samples are there"
             )

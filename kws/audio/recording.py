@@ -81,8 +81,9 @@ class Recording:
             try:
                 return function()
             except AudioError as error:
-                self._error = str(error)
-        raise AudioError(self._error)
+                self._error = type(error), str(error)  # without its trace, which would hold sound
+        kind, reason = self._error
+        raise kind(reason)
 
     @property
     def n_decoded(self) -> int:

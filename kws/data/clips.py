@@ -34,7 +34,7 @@ def read_clip(clip: Clip, rate: int) -> np.ndarray:
     if clip.start == 0 and clip.end is None:
         return audio.read(clip.path, channel=0, rate=rate)[0]
     wave = RECORDINGS.read(clip.path, rate)
-    part = wave[round(clip.start * rate) : None if clip.end is None else round(clip.end * rate)]
+    part = wave[round(clip.start * rate) : None if clip.end is None else round(clip.end * rate)].copy()
     if not len(part):
         raise audio.AudioError(
             f"{clip.path}: the clip is {clip.start} to {clip.end} s, the file has {len(wave) / rate:.2f} s"

@@ -197,7 +197,7 @@ class ClipDataset(Dataset):
         longest = 4 * self.window
         if len(wave) <= longest:
             return wave
-        self._recordings[clip] = wave = wave.copy()  # a cut of a long one would keep that
+        self._recordings[clip] = wave
         return _stretch(wave, longest, rng)
 
     def _noise(self, rng: np.random.Generator) -> np.ndarray:
@@ -216,7 +216,7 @@ class ClipDataset(Dataset):
         """Any stretch of a recording, repeated where it is shorter than the window; the recording is kept, as it is cut
         again and again."""
         if clip not in self._recordings:
-            self._recordings[clip] = read_clip(clip, self.rate).copy()
+            self._recordings[clip] = read_clip(clip, self.rate)
         wave = self._recordings[clip]
         if len(wave) < self.window:
             wave = np.tile(wave, -(-self.window // len(wave)))
@@ -261,10 +261,10 @@ class Batches(Sampler):
             rng = np.random.default_rng([self.seed, epoch])
             order = rng.permutation(self.n) if self.chances is None else rng.choice(self.n, self.n, p=self.chances)
             for batch in range(self.first_batch if epoch == self.epochs[0] else 0, self.per_epoch()):
-                places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.n))
+                first, last = batch * self.batch_size, min((batch + 1) * self.batch_size, self.n)
+                places = range(first, last)[self.rank :: self.world]
                 # a clip that is drawn again in an epoch is changed in another way each time
-                times = [epoch if self.chances is None else epoch * self.n + place for place in places]
-                yield [(t, int(order[place])) for t, place in zip(times, places, strict=True)][self.rank :: self.world]
+                yield [(epoch if self.chances is None else epoch * self.n + i, int(order[i])) for i in places]
 
 
 def load(dataset: ClipDataset, batches, workers: int) -> Iterator[dict[str, torch.Tensor]]:

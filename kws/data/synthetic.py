@@ -77,7 +77,8 @@ class Synthetic(Source):
         self.other_words = [word for word in dict.fromkeys(said) if word not in self.words]
         if unknown and len(self.other_words) < 8:
             raise KwsError(f"data.other_words: {len(self.other_words)} words left for _unknown_; at least 8 are needed")
-        if not check_list("data.accents", accents):
+        check_list("data.accents", accents)
+        if not accents:
             raise KwsError("data.accents is empty: name at least one, as [en-us]")
         for name, limits in (("rate", rate), ("pitch", pitch), ("kept_rate", kept_rate), ("kept_pitch", kept_pitch)):
             if isinstance(limits, str | int | float) or len(limits) != 2 or not limits[0] < limits[1]:

@@ -38,7 +38,7 @@ class Together:
         self.words = [w for w in dict.fromkeys(chain(*known)) if sum(w in own for own in known) >= require]
         if not self.words:
             raise KwsError(f"require={require}: of {len(known)} spotters no word is known to so many")
-        self._seconds, self._late_s = 0.0, LATE_S + max(getattr(s, "chunk_s", 0.0) for s in self.spotters)
+        self._seconds, self._late_s = 0.0, LATE_S + max(s.chunk_s for s in self.spotters)
         self._waiting: list[tuple[int, Detection]] = []  # of a spotter, not joined by enough others yet
         self._told: dict[str, tuple[float, set[int]]] = {}  # when each word was last detected, and by which spotters
 
