@@ -194,7 +194,7 @@ def test_targets_exist():
 
 def documented():
     """Every command line of a docstring or a README, as (where, command, arguments)."""
-    pages = [ROOT / "README.md", ROOT / "data/README.md", *ROOT.glob("recipes/*/README.md"), *ROOT.glob("kws/*/*.md")]
+    pages = [ROOT / "README.md", ROOT / "data/README.md", *ROOT.glob("recipes/*/*.md"), *ROOT.glob("kws/*/*.md")]
     texts = {path: path.read_text() for path in pages}
     for path in (*ROOT.glob("kws/*.py"), *ROOT.glob("kws/benchmarks/*.py"), *ROOT.glob("conf/**/*.yaml")):
         text = path.read_text()

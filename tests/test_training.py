@@ -43,7 +43,7 @@ def losses(folder) -> list[tuple[int, float]]:
 def finished(corpus, tmp_path_factory):
     """An undisturbed run, for others to be compared with."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    accuracy = trained(corpus, folder, "train.epochs=12", "train.mixup=0.2")
+    accuracy = trained(corpus, folder, "train.epochs=12", "train.mixup=0.2", "train.context=0.5")
     return folder, accuracy
 
 
@@ -84,7 +84,7 @@ def killed_and_resumed(corpus, folder, at_steps, *more):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_anywhere_it_ends_as_if_it_had_not_been(corpus, finished, tmp_path, workers):
     folder = tmp_path / "killed"
-    more = ["train.epochs=12", "train.mixup=0.2", f"train.workers={workers}"]
+    more = ["train.epochs=12", "train.mixup=0.2", "train.context=0.5", f"train.workers={workers}"]
     done = killed_and_resumed(corpus, folder, [4, 33], *more)
     assert "resuming" in done.stdout
     assert losses(folder) == losses(finished[0])
@@ -187,6 +187,30 @@ def test_numbers_that_cannot_be_are_named(corpus, tmp_path, wrong, expected):
 def test_a_mixture_has_no_words_end(corpus, tmp_path):
     with pytest.raises(KwsError, match=r"train\.mixup: .* where a word ends"):
         Trainer(config("train", *tiny(corpus, "loss=max_pool", "train.mixup=0.2")), tmp_path)
+
+
+@pytest.mark.parametrize("loss", ["max_pool", "ctc"])
+def test_a_context_has_no_steps_to_judge(corpus, tmp_path, loss):
+    with pytest.raises(KwsError, match=r"train\.context: this loss judges every step"):
+        Trainer(config("train", *tiny(corpus, f"loss={loss}", "train.context=0.5")), tmp_path)
+
+
+def test_a_window_hears_before_it_what_a_stream_would(corpus, tmp_path):
+    trainer = Trainer(config("train", *tiny(corpus, "train.context=0.5")), tmp_path)
+    window, back, stride = trainer.data["train"].n_frames, trainer.context, trainer.model.stride
+    assert stride <= back < window
+    frames = torch.randn(3, 100 + back + window, trainer.model.n_features)
+    frames[1, 100:], frames[2, 100 + stride :] = frames[0, 100:], frames[0, 100 + stride :]
+    answers = trainer.model.eval().clip_logits(frames)
+    assert torch.equal(answers[0], answers[1])  # what is further back changes nothing
+    assert not torch.equal(answers[0], answers[2])
+    heard, logits = [], trainer.logits
+    trainer.logits = lambda model, frames: heard.append(frames) or logits(model, frames)
+    for batch, _ in zip(load(trainer.data["train"], trainer._batches(0), 0), range(6), strict=False):
+        trainer._train_step(batch)
+    assert {frames.shape[1] for frames in heard} == {window, back + window}
+    longer = max(heard, key=lambda frames: frames.shape[1])
+    assert torch.equal(longer[:, :back], longer[:, -back:].roll(1, 0))  # another clip's end
 
 
 def test_a_student_answers_as_its_teachers_do(corpus, finished, tmp_path):
