@@ -14,7 +14,7 @@ train=(python -m kws.train experiment=sc15 "data.root=$root" augment=light data.
 [ -z "$kokoro" ] || train+=("data.synthetic.synthesisers=[espeak,kokoro]" "data.synthetic.kokoro.root=$kokoro"
   data.synthetic.kokoro.per_word=15)
 "${train[@]}" name=sc15-live-teacher model=speech init_from=speech train.epochs=16 optim=muon optim.optimizer.lr=0.003
-train+=("train.teachers=[runs/sc15-live-teacher]")
+train+=("train.teachers=[runs/sc15-live-teacher]" train.context=0.5)
 table() { # channels over time × frequency, two numbers; then over time; the last blocks, two unless said
   local both="conv_k3x5_s2x2_c$1,ds_k3x3_s1x2_c$1,ds_k3x3_c$1_res,ds_k3x3_s1x2_c$2,ds_k3x3_s1x2_c$2"
   echo "[$both,flat,conv_c$3,ds_k7x1_c$3_res_r2,ds_k7x1_d2_c$3_res_r${4:-2}]"
