@@ -62,13 +62,13 @@ def _aligned(rows: dict[str, str]) -> str:
 def cost(model: AcousticModel, shift_ms: float = 10.0, length_ms: float = 25.0) -> Cost:
     """Costs of a model whose frames come every `shift_ms` and span `length_ms`."""
     step_ms = shift_ms * model.stride
-    state = model.initial_state()
+    state, field = model.initial_state(), receptive_frames(model)
     counted = _Counter(model, torch.zeros(1, 10 * model.stride, model.n_features, device=model.mean.device))
     a_second = 1000 / step_ms / 10
     return Cost(
         sum(p.numel() for p in model.parameters()),
         round(counted.macs * a_second),
-        field_ms(model, shift_ms, length_ms),
+        None if field is None else field * shift_ms + length_ms - shift_ms,
         sum(slot.numel() * slot.element_size() for slot in state.values()),
         step_ms,
         round(counted.accesses * a_second),
@@ -112,16 +112,12 @@ class _Counter:
         self.accesses += inputs[0].numel() + output.numel() + weights
 
 
-def field_ms(model: AcousticModel, shift_ms: float, length_ms: float) -> float | None:
-    """Sound that one answer depends on; None where a layer never forgets."""
-    if all(layer.forgets for layer in model.modules() if isinstance(layer, Stateful)):
-        return _receptive_frames(model) * shift_ms + length_ms - shift_ms
-    return None
-
-
 @torch.no_grad()
-def _receptive_frames(model: AcousticModel) -> int:
-    """Frames that the last step depends on, found by letting NaN in at one frame and seeing whether it comes out."""
+def receptive_frames(model: AcousticModel) -> int | None:
+    """Frames that the last step depends on, found by letting NaN in at one frame and seeing whether it comes out; None
+    where a layer never forgets."""
+    if not all(layer.forgets for layer in model.modules() if isinstance(layer, Stateful)):
+        return None
 
     def reaches(back: int, length: int) -> bool:
         frames = torch.zeros(1, length, model.n_features, device=model.mean.device)

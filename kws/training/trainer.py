@@ -21,9 +21,9 @@ from kws.compression import Method, Structure
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import NOISE, UNKNOWN, Source
 from kws.errors import KwsError, check_list, check_switches, is_number
-from kws.features import FbankOptions, describe, make_options
+from kws.features import describe, make_options
 from kws.features.extractor import FeatureExtractor
-from kws.models.cost import cost, field_ms
+from kws.models.cost import cost, receptive_frames
 from kws.progress import progress
 from kws.training import checkpoint, distributed
 from kws.training.compiling import compiled_for
@@ -116,7 +116,7 @@ class Trainer:
         if self.data["train"].n_frames < self.model.stride:
             step = options.frame_length + (self.model.stride - 1) * options.frame_shift
             raise KwsError(f"train.window_ms={c.window_ms}: shorter than a step of the model, {step:g} ms")
-        self.context = self._context(options) if c.context else 0
+        self.context = self._context() if c.context else 0
         self.frozen = self._freeze(c.frozen, loss)
         self.loss = instantiate(cfg.loss, labels=self.labels, step_ms=self.model.stride * options.frame_shift)
         share = len(range(self.rank, c.batch_size, self.world)) if c.compile else None
@@ -142,12 +142,11 @@ class Trainer:
         self.step, self.best, self.waited, self.signal = 0, {}, 0, None
         self.log: RunLog | None = None
 
-    def _context(self, options: FbankOptions) -> int:
+    def _context(self) -> int:
         """Frames before a window on which its last answer depends in a stream, in whole steps; as many as a window has
         where a layer never forgets."""
         window, stride = self.data["train"].n_frames, self.model.stride
-        field = field_ms(self.model, options.frame_shift, options.frame_length)
-        heard = 2 * window if field is None else round((field - options.frame_length) / options.frame_shift) + 1
+        heard = receptive_frames(self.model) or 2 * window
         return -(-max(heard - window, 0) // stride) * stride
 
     def _freeze(self, count: int, loss: type[losses.PerClip]) -> dict[str, torch.nn.Module]:
@@ -259,8 +258,9 @@ class Trainer:
             if self.teachers is not None:
                 target = torch.lerp(target, self.teachers(frames), c.teacher_share)
             if self.context and np.random.default_rng([self.cfg.seed, self.step, 2]).random() < c.context:
-                others = [frames.roll(i, 0) for i in range(-(-self.context // frames.shape[1]), 0, -1)]
-                frames = torch.cat([torch.cat(others, dim=1)[:, -self.context :], frames], dim=1)
+                window = frames.shape[1]
+                clips = [frames.roll(i, 0) for i in range(-(-self.context // window), -1, -1)]  # each one last
+                frames = torch.cat(clips, dim=1)[:, -(self.context + window) :]
         self.optimizer.zero_grad()
         with self.method.within(self.model, self.step / self.total_steps):
             with torch.autocast(self.device, torch.bfloat16, enabled=c.precision == "bf16"):
