@@ -14,8 +14,11 @@ A clip's class is what the loss of training judges a clip by: the most probable 
 begins and ends with the clip's window (as long as those of training), or at the step most sure of any word, and then
 other words and background are one answer. An exported file, which is given samples, runs on the CPU and needs data=.
 
+Where the last step is the answer, clips are heard a second time, each after two others with no pause: a network that
+knows clips by themselves need not know them in a stream.
+
 Of other data, the words that checkpoint and data share are asked. Prints accuracy with its 95 % interval, each word's
-recall and precision, and what the model costs; json=FILE holds the same.
+recall and precision, accuracy after other clips, and what the model costs; json=FILE holds the same.
 """
 
 import json
@@ -137,15 +140,15 @@ def judge(cfg: DictConfig, given: str) -> Judged:
     window_ms = trained.config["train"]["window_ms"]
     loss = trained.loss()
     data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr, spans=loss.spans)
-    result = evaluate(trained.model, data, loss, cfg.batch_size, cfg.workers, show=True)
+    result = evaluate(trained.model, data, loss, cfg.batch_size, cfg.workers, show=True, others=True)
     matrix, share, total = result.matrix, result.accuracy, result.clips
     name = f"confusion-{Path(given).stem}-{split}.png" if exported else f"confusion-{split}.png"
     picture = Path(cfg.plot) if cfg.plot else beside(given) / name
     asked = [label for label in trained.labels if label in set(source.labels)]
     figures = {
         "checkpoint": given, "split": split, "snr": cfg.snr, "clips": total, "accuracy": share,
-        "interval": list(result.interval), "words": per_word(matrix, trained.labels),
-        "clips_per_second": result.clips_per_second,
+        "interval": list(result.interval), "after_others": result.after_others,
+        "words": per_word(matrix, trained.labels), "clips_per_second": result.clips_per_second,
     }  # fmt: skip
     if exported:
         figures |= {"bytes": Path(given).stat().st_size}
@@ -154,6 +157,8 @@ def judge(cfg: DictConfig, given: str) -> Judged:
         figures |= {"parameters": costs.parameters, "macs_per_second": costs.macs_per_second,
                     "bytes": 4 * costs.parameters}  # fmt: skip
     print(given, report(figures, asked), sep="\n")
+    if result.after_others is not None:
+        print(result.in_a_stream)
     plots.confusion(matrix, trained.labels, picture, f"{100 * share:.1f} % of {total} clips ({split})")
     print(f"confusion matrix: {picture}")
     return Judged(figures, clips, result.right)

@@ -80,13 +80,15 @@ def _train(trainer: Trainer) -> float:
     saved = checkpoint.load(path, trainer.device)
     model = trainer.model
     model.load_state_dict(saved["ema"] or saved["model"])
-    result = evaluate(model, trainer.data["validation"], trainer.loss, trainer.cfg.train.batch_size)
+    result = evaluate(model, trainer.data["validation"], trainer.loss, trainer.cfg.train.batch_size, others=True)
     if distributed.is_first():
         share, (low, high) = result.accuracy, result.interval
         title = f"{trainer.cfg.name}: {100 * share:.1f} % of {result.clips} validation clips"
         plots.confusion(result.matrix, trainer.labels, picture, title)
         bounds = f"95 %: {100 * low:.1f} to {100 * high:.1f}"
         say(f"{trainer.cfg.train.keep}: epoch {best['epoch']}, validation {100 * share:.2f} % ({bounds})")
+        if result.after_others is not None:
+            say(result.in_a_stream)
         say(f"pictures: {folder}/curves.png, {folder}/confusion.png")
         say(f"listen:   python -m kws.listen checkpoint={path}")
         try:

@@ -101,6 +101,29 @@ def test_other_words_and_background_are_one_answer_where_the_loss_says_so(folder
     assert mixed.accuracy == mixed.right.mean() == words / exact.matrix.sum() >= exact.accuracy == exact.right.mean()
 
 
+def test_clips_are_heard_again_after_others(folder):
+    trained = open_checkpoint(folder / "best.pt")
+    clips = instantiate(OmegaConf.create(trained.config["data"]), _convert_="all").clips("test")
+    data = ClipDataset(clips, trained.labels, trained.extractor, trained.config["train"]["window_ms"])
+    loss, model = PerClip(trained.labels, 0.0), trained.model
+    alone = model.clip_logits
+
+    def judge(clip_logits):
+        model.clip_logits = clip_logits
+        return judged(model, data, loss, batch_size=7, others=True)
+
+    keeps = judge(lambda frames: alone(frames[:, -data.n_frames :]))  # whatever was said before
+    assert 0.2 < keeps.accuracy == keeps.after_others
+    assert keeps.in_a_stream.endswith("as in a stream")
+    stuck = judge(
+        lambda frames: alone(frames) + 99 * (frames.shape[1] > data.n_frames) * torch.eye(len(data.labels))[0]
+    )
+    assert stuck.accuracy == keeps.accuracy
+    assert stuck.after_others == pytest.approx(stuck.matrix[0].sum() / stuck.clips)  # it says the first label of all
+    assert stuck.in_a_stream.endswith("train.context=0.5 teaches that")
+    assert judged(model, data, MaxPool(trained.labels, 10.0), others=True).after_others is None
+
+
 def test_a_network_to_begin_with_is_no_spotter():
     with pytest.raises(KwsError, match=r"speech\.pt is no spotter.*init_from="):
         open_checkpoint(FOLDER / "speech.pt")
@@ -115,7 +138,8 @@ def test_an_exported_file_answers_as_its_checkpoint_does(corpus, folder, tmp_pat
         found.append(json.loads((tmp_path / "f.json").read_text()))
     assert found[0]["clips"] == found[1]["clips"] == 36
     assert 0.2 < found[0]["accuracy"] < 1  # or anything would agree
-    assert abs(found[0]["accuracy"] - found[1]["accuracy"]) <= 1 / 36  # a clip between two words, at most
+    for figure in ("accuracy", "after_others"):
+        assert abs(found[0][figure] - found[1][figure]) <= 1 / 36  # a clip between two words, at most
     assert (tmp_path / "confusion-spotter-test.png").is_file()
     both = run(f"checkpoint={folder},{file}", f"json={tmp_path / 'f.json'}", *data, module="kws.evaluate").stdout
     _, second = json.loads((tmp_path / "f.json").read_text())

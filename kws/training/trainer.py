@@ -20,28 +20,19 @@ from kws.augment import Augment, mask
 from kws.compression import Method, Structure
 from kws.data.dataset import Batches, ClipDataset, load
 from kws.data.source import NOISE, UNKNOWN, Source
-from kws.errors import KwsError, check_list, check_switches, is_number
+from kws.errors import KwsError
 from kws.features import describe, make_options
 from kws.features.extractor import FeatureExtractor
 from kws.models.cost import cost, receptive_frames
 from kws.progress import progress
 from kws.training import checkpoint, distributed
 from kws.training.compiling import compiled_for
-from kws.training.evaluation import evaluate
+from kws.training.evaluation import evaluate, joined
 from kws.training.log import RunLog
+from kws.training.settings import check_loss, check_settings
 from kws.training.spelling import spelling
 from kws.training.teachers import Teachers
 from kws.workers import cores
-
-LIMITS = {  # of the numbers under `train`: what they are, the least, and what they stay below
-    **dict.fromkeys(("epochs", "batch_size"), (int, 1, math.inf)),
-    **dict.fromkeys(("workers", "threads", "patience", "checkpoint_every", "frozen"), (int, 0, math.inf)),
-    **dict.fromkeys(("clip_norm", "mixup"), (float, 0, math.inf)),
-    **dict.fromkeys(("ema", "label_smoothing", "teacher_share", "context"), (float, 0, 1)),
-    "window_ms": (float, 1, math.inf),
-}
-CHOICES = {"precision": ("float32", "bf16"), "keep": ("best", "last")}
-SWITCHES = ("train.compile", "train.balance", "train.tensorboard", "resume.strict", "init_overlap", "init_names")
 
 
 class Stopped(Exception):
@@ -65,17 +56,7 @@ class Trainer:
     def __init__(self, cfg: DictConfig, folder: Path):
         self.cfg, self.folder = cfg, folder
         c = cfg.train
-        for name, choices in CHOICES.items():
-            if c[name] not in choices:
-                raise KwsError(f"train.{name}={c[name]}: choose {' or '.join(choices)}")
-        if c.patience and c.keep == "last":
-            raise KwsError(f"train.patience={c.patience} waits for a better epoch: say train.keep=best")
-        check_switches(**{name: OmegaConf.select(cfg, name) for name in SWITCHES})
-        for name, (kind, least, below) in LIMITS.items():
-            if not is_number(c[name] or 0, lambda n, a=least, b=below: a <= n < b, int | kind):
-                number = "a whole number" if kind is int else "a number"
-                bounds = f"of at least {least}" + f" and below {below}" * (below < math.inf)
-                raise KwsError(f"train.{name}={c[name]}: expected {number} {bounds}")
+        check_settings(cfg)
         self.device = distributed.pick_device(c.device)
         ours = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(c.threads or max(1, ours - c.workers))
@@ -93,19 +74,13 @@ class Trainer:
         distributed.barrier()
         self.data = {}
         loss = get_class(cfg.loss["_target_"])
-        spans = loss.spans
-        if spans and c.mixup:
-            raise KwsError("train.mixup: this loss asks where a word ends, which a mixture does not say")
-        if spans and c.teachers:
-            raise KwsError("train.teachers: this loss asks for every step, teachers answer a clip: say loss=clip")
-        if c.context and (spans or loss.spells):
-            raise KwsError("train.context: this loss judges every step, those of the context too: say loss=clip")
+        check_loss(cfg, loss)
         spells = spelling(cfg, loss, self.labels)
         for split in ("train", "validation"):
             augment = instantiate(cfg.augment, _convert_="all") if split == "train" else Augment()
             self.data[split] = ClipDataset(
                 self.source.clips(split), self.labels, extractor, c.window_ms, augment,
-                self.source.noise(split), seed=cfg.seed, spans=spans, spell=spells,
+                self.source.noise(split), seed=cfg.seed, spans=loss.spans, spell=spells,
             )  # fmt: skip
             if not len(self.data[split]):
                 raise KwsError(f"data has no {split} clips")
@@ -122,7 +97,6 @@ class Trainer:
         share = len(range(self.rank, c.batch_size, self.world)) if c.compile else None
         self.logits = compiled_for(share, self.loss.logits) if share else self.loss.logits
         self.teachers = None
-        check_list("train.teachers", c.teachers)
         if c.teachers:
             self.teachers = Teachers(list(c.teachers), self.labels, self.features, self.device, share)
         self.ema = copy.deepcopy(self.model) if c.ema else None
@@ -259,8 +233,7 @@ class Trainer:
                 target = torch.lerp(target, self.teachers(frames), c.teacher_share)
             if self.context and np.random.default_rng([self.cfg.seed, self.step, 2]).random() < c.context:
                 window = frames.shape[1]
-                clips = [frames.roll(i, 0) for i in range(-(-self.context // window), -1, -1)]  # each one last
-                frames = torch.cat(clips, dim=1)[:, -(self.context + window) :]
+                frames = joined(frames, -(-self.context // window))[:, -(self.context + window) :]
         self.optimizer.zero_grad()
         with self.method.within(self.model, self.step / self.total_steps):
             with torch.autocast(self.device, torch.bfloat16, enabled=c.precision == "bf16"):
