@@ -30,7 +30,8 @@ class Augment:
 
     Args:
         onset_ms: a clip begins anywhere that leaves it in its window, or up to this much outside; None: in the middle.
-        lead_ms: background before a clip at least, where there is room for it: in a stream a word follows something.
+        lead_ms: background before a clip at least, less onset_ms, where there is room for it: in a stream a word
+            follows something.
         neighbour_chance: clips of `_unknown_` fill what the window has before and after a clip; of a word's clip with
             silence around it the word alone then stays.
         piece_chance: of the clips of `_unknown_`, how many are a beginning or end of a word instead: three tenths

@@ -142,7 +142,8 @@ def judge(cfg: DictConfig, given: str) -> Judged:
     data = ClipDataset(clips, trained.labels, extractor, window_ms, noise=noise, snr=cfg.snr, spans=loss.spans)
     result = evaluate(trained.model, data, loss, cfg.batch_size, cfg.workers, show=True, others=True)
     matrix, share, total = result.matrix, result.accuracy, result.clips
-    name = f"confusion-{Path(given).stem}-{split}.png" if exported else f"confusion-{split}.png"
+    stem = "" if Path(given).is_dir() or Path(given).stem == "best" else f"-{Path(given).stem}"
+    name = f"confusion{stem}-{split}.png"
     picture = Path(cfg.plot) if cfg.plot else beside(given) / name
     asked = [label for label in trained.labels if label in set(source.labels)]
     figures = {
@@ -176,11 +177,12 @@ def chosen_clips(cfg: DictConfig, trained: Trained | None = None) -> tuple[Sourc
         }
     )
     source = instantiate(whole.data, _convert_="all")
+    source.prepare([])  # a corpus that brings itself, before it is asked what it holds
     if missing := [word for word in whole.data.get("words") or [] if word not in source.spoken]:
         raise KwsError(f"data.words: the data has no {', '.join(missing)}")
     if trained and not set(source.labels) <= set(trained.labels):  # a task of other words: those in both are asked
         words = [label for label in trained.labels if label in source.spoken and not label.startswith("_")]
-        if not words:
+        if not words or "words" not in whole.data:
             there = ", ".join(list(source.spoken)[:40])
             raise KwsError(f"the checkpoint knows {', '.join(trained.labels)}; the data has {there}")
         extra = {
@@ -202,6 +204,14 @@ def chosen_clips(cfg: DictConfig, trained: Trained | None = None) -> tuple[Sourc
             problem = error
     if not clips:
         raise problem or KwsError("the data has no clips")
+    once = dict.fromkeys(clip for clip in clips if clip.label != SILENCE)  # training may hold each several times
+    if trained:
+        known = set(trained.labels) - set(source.labels)
+        told = [clip for clip in once if clip.label == UNKNOWN and clip.said in known]
+        if told:
+            print(f"left out: {len(told)} clips of words that the checkpoint knows and that are not asked")
+            once = dict.fromkeys(clip for clip in once if clip not in set(told))
+    clips = [*once, *(clip for clip in clips if clip.label == SILENCE)]
     return source, clips, noise, splits[0] if len(splits) == 1 else "all"
 
 

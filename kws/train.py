@@ -3,7 +3,7 @@
     python -m kws.train model=ghost                                 ten words that a synthesiser speaks
     python -m kws.train experiment=text_wake_word 'data.words=[hey aurora]'       a word of your own, from its text
     python -m kws.train data=folder data.root=my_words              one folder of recordings a word
-    python -m kws.train experiment=sc15 data.root=speech_commands   a published task
+    python -m kws.train experiment=sc15 data.root=speech_commands   fifteen words of people
     torchrun --nproc-per-node 2 -m kws.train model=ghost            two processes
 
 The run lands in runs/<name>: best.pt, last.pt, metrics.jsonl, curves.png, confusion.png, tensorboard. The same command

@@ -8,13 +8,15 @@ import torch
 from conftest import RATE, config, speechlike
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kws import audio
 from kws.augment import CODECS, Augment, change_speed, level, made_room, mask, mix
 from kws.data.clips import read_clip
 from kws.data.dataset import ClipDataset, load
 from kws.data.source import Clip
-from kws.data.synthetic import Synthetic
+from kws.data.synthetic import Synthetic, _outside
 from kws.errors import KwsError
 from kws.features import make_options
 from kws.features.extractor import FeatureExtractor
@@ -87,6 +89,52 @@ def test_what_is_added_to_clips_costs_none_of_them(tmp_path, capsys):
     parts = [Clip(str(tmp_path / "short.wav"), "a", i / 10, i / 10 + 0.5) for i in range(20)]  # of one recording
     with pytest.raises(KwsError, match=r"20 of 40 clips cannot be used, .*short\.wav"):
         list(load(ClipDataset([*clips, *parts], ["a"], extractor, 1000), [[(0, i) for i in range(40)]], 0))
+
+
+def test_other_words_that_cannot_be_read_cost_no_word(tmp_path):
+    clips = [Clip(str(tmp_path / f"{label}{i}.wav"), label) for label in ("w", "_unknown_") for i in range(8)]
+    for clip in clips:
+        audio.write(clip.path, speechlike(4000), RATE)
+    Path(clips[-1].path).write_text("this is no sound")
+    Path(clips[0].path).write_text("nor is this")
+    around = Augment(neighbour_chance=1.0, crowd_chance=0.5, piece_chance=0.5, noise_chance=1.0, onset_ms=0)
+    data = ClipDataset(clips, ["w", "_unknown_"], FeatureExtractor(make_options()), 1000, around)
+    got = [data[epoch, i] for epoch in range(5) for i in range(len(clips))]
+    assert all(isinstance(item, dict) for i, item in enumerate(got) if i % len(clips) not in (0, len(clips) - 1))
+    assert isinstance(got[0], audio.AudioError)
+    named = data.collate(got)["left_out"]
+    assert len(named) == 2
+    assert {clips[0].path, clips[-1].path} == {path for path in (clips[0].path, clips[-1].path) if path in str(named)}
+
+
+def test_an_asked_ratio_is_the_same_sound_for_every_loss(tmp_path):
+    quiet = np.zeros(RATE, np.float32)
+    quiet[5000:9000] = speechlike(4000)
+    audio.write(tmp_path / "w.wav", quiet, RATE)
+    audio.write(tmp_path / "noise.wav", 100 * rng().standard_normal(2 * RATE).astype(np.float32), RATE)
+    noise, extractor = [Clip(str(tmp_path / "noise.wav"), "_silence_")], FeatureExtractor(make_options())
+    clips, asked = [Clip(str(tmp_path / "w.wav"), "w")], {"noise": noise, "snr": 10}
+    one, two = (ClipDataset(clips, ["w"], extractor, 1000, spans=spans, **asked)[0, 0] for spans in (False, True))
+    assert torch.equal(one["wave"][:3000], two["wave"][:3000])  # background alone: the word may lie elsewhere
+    assert one["wave"][:3000].std() > 50
+
+
+def test_a_clip_that_its_file_does_not_hold_is_named(tmp_path):
+    audio.write(tmp_path / "w.wav", speechlike(RATE), RATE)
+    assert len(read_clip(Clip(str(tmp_path / "w.wav"), "w", 0.5, 1.4), RATE)) == RATE // 2
+    with pytest.raises(audio.AudioError, match=r"w\.wav: the clip is 0\.5 to 100 s, the file has 1\.00 s"):
+        read_clip(Clip(str(tmp_path / "w.wav"), "w", 0.5, 100), RATE)
+
+
+@settings(deadline=None, max_examples=50)
+@given(*[st.tuples(st.integers(50, 300), st.integers(1, 80)).map(lambda pair: (pair[0], sum(pair)))] * 2)
+def test_what_is_drawn_is_what_was_asked_and_not_kept(span, kept):
+    try:
+        drawn = [_outside(rng(seed), span, kept) for seed in range(50)]
+    except KwsError:
+        assert kept[0] <= span[0] <= span[1] <= kept[1]
+        return
+    assert all(span[0] <= n <= span[1] and not kept[0] <= n < kept[1] for n in drawn)
 
 
 def test_a_recording_is_decoded_once_for_the_clips_cut_from_it(tmp_path, monkeypatch):

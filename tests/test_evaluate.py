@@ -1,11 +1,12 @@
 """Figures of an evaluation, and the command that prints them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, WORDS, run, spoken
+from conftest import RATE, WORDS, config, run, spoken
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from kws import audio
 from kws.data.dataset import ClipDataset
 from kws.data.espeak import SAMPLE_RATE, engine
 from kws.errors import KwsError
-from kws.evaluate import open_exported
+from kws.evaluate import chosen_clips, open_exported
 from kws.exporting.spotter import export
 from kws.losses import MaxPool, PerClip
 from kws.metrics import accuracy, confusion_matrix, difference_interval, per_word, wilson_interval
@@ -85,6 +86,33 @@ def test_other_data_is_asked_for_the_words_in_both(folder, tmp_path):
     wrong = run(f"checkpoint={folder}", "data=folder", f"data.root={root}", module="kws.evaluate", check=False)
     assert wrong.returncode == 2
     assert "the checkpoint knows fall, high" in wrong.stderr
+
+
+def test_words_that_are_known_and_not_asked_are_no_other_words(tmp_path, capsys):
+    for word in ("high", "low", "sideways"):
+        (tmp_path / "train" / word).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "train" / word / f"{i}.wav").touch()
+    cfg = config("evaluate", "checkpoint=x", "data=folder", f"data.root={tmp_path}", "data.words=[high]", "split=train")
+    knows = SimpleNamespace(labels=["high", "low", "_unknown_"], config={"features": {"sample_frequency": RATE}})
+    _, clips, _, _ = chosen_clips(cfg, knows)
+    assert [(clip.label, clip.said) for clip in clips] == [("high", "high")] * 3 + [("_unknown_", "sideways")] * 3
+    assert "left out: 3 clips of words that the checkpoint knows" in capsys.readouterr().out
+
+
+def test_clips_that_training_repeats_are_asked_once(tmp_path):
+    (tmp_path / "word").mkdir()
+    for i in range(40):
+        (tmp_path / "word" / f"{i}.wav").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.wav").touch()
+    cfg = config("evaluate", "checkpoint=x", "data=wake_word", f"data.root={tmp_path / 'word'}", "data.word=word",
+                 f"data.others=[{tmp_path / 'other'}]", "data.word_times=10", "data.synthetic=null")  # fmt: skip
+    knows = SimpleNamespace(labels=["word", "_unknown_", "_silence_"], config={"features": {"sample_frequency": RATE}})
+    assert len(chosen_clips(cfg, knows)[1]) == 41
+    knows.labels = ["left", "right"]
+    with pytest.raises(KwsError, match="the checkpoint knows left, right; the data has word"):
+        chosen_clips(cfg, knows)
 
 
 def test_other_words_and_background_are_one_answer_where_the_loss_says_so(folder):

@@ -168,6 +168,7 @@ HOSTILE = {
     "labels that are none": (lambda p: described(p, labels=7), "description is damaged"),
     "labels that are too few": (lambda p: described(p, labels=["yes"]), "its description says"),
     "a state of gigabytes": (lambda p: described(p, state={"past": [1 << 20, 1 << 20]}), "description is damaged"),
+    "an overlap that its state does not hold": (lambda p: described(p, overlap=16240), "an overlap of 16240 samples"),
     "a threshold of no word": (lambda p: described(p, decision={"threshold": {"maybe": 0.5}}), "names 'maybe'"),
     "a time of its own": (lambda p: described(p, decision={"offset_ms": 5}), "decision cannot be"),
     "a decision that is none": (lambda p: described(p, decision={"x": 1}), "decision cannot be"),

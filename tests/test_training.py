@@ -170,6 +170,7 @@ def test_the_second_training_in_one_folder_is_refused_with_the_first_ones_number
     [
         ("epochs=abc", "expected a whole number of at least 1"),
         ("batch_size=0", "expected a whole number of at least 1"),
+        ("workers=null", "expected a whole number of at least 0"),
         ("workers=-1", "expected a whole number of at least 0"),
         ("ema=1.5", "expected a number of at least 0 and below 1"),
         ("mixup=-1", "expected a number of at least 0"),
@@ -179,7 +180,7 @@ def test_the_second_training_in_one_folder_is_refused_with_the_first_ones_number
     ],
 )
 def test_numbers_that_cannot_be_are_named(corpus, tmp_path, wrong, expected):
-    with pytest.raises(KwsError, match=f"^train.{wrong}: {expected}$"):
+    with pytest.raises(KwsError, match=f"^train.{wrong.replace('null', 'None')}: {expected}$"):
         trained(corpus, tmp_path / "run", f"train.{wrong}")
     assert not (tmp_path / "run").exists()
 

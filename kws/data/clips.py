@@ -1,41 +1,48 @@
 """The samples of a clip, and where its word is in them."""
 
+import math
 from collections import OrderedDict
 
 import numpy as np
 
 from kws import audio
+from kws.audio.recording import OVERSHOOT
 from kws.data.source import Clip
 
 
-class _Recordings:
-    """Recordings that clips are cut from, decoded once: the last ones, as many as `room` samples hold."""
+class Recordings:
+    """Recordings that are cut again and again, decoded once: the last ones, as many as `room` samples hold."""
 
     def __init__(self, room: int):
         self.room, self._kept = room, OrderedDict()
 
-    def read(self, path: str, rate: int) -> np.ndarray:
+    def read(self, path: str, rate: int, least: int = 0) -> np.ndarray:
+        """The first channel (n,) of a file; kept where it has more than `least` samples."""
         wave = self._kept.pop((path, rate), None)
-        self._kept[path, rate] = wave = audio.read(path, channel=0, rate=rate)[0] if wave is None else wave
+        if wave is None:
+            wave = audio.read(path, channel=0, rate=rate)[0]
+        if len(wave) > least:
+            self._kept[path, rate] = wave
         while len(self._kept) > 1 and sum(map(len, self._kept.values())) > self.room:
             self._kept.popitem(last=False)
         return wave
 
 
-RECORDINGS = _Recordings(1 << 26)  # 256 MB of this process
+RECORDINGS = Recordings(1 << 28)  # 1 GB of this process
 
 
-def read_clip(clip: Clip, rate: int) -> np.ndarray:
-    """A clip's samples (n,) at `rate` Hz in int16 units, of its file's first channel.
+def read_clip(clip: Clip, rate: int, keep: float = math.inf) -> np.ndarray:
+    """A clip's samples (n,) at `rate` Hz in int16 units, of its file's first channel, not to be written to; a clip that
+    is a whole file of more than `keep` samples is kept for the next time.
 
     Raises:
-        AudioError: the file cannot be used, or ends before the clip begins.
+        AudioError: the file cannot be used, or ends before the clip does (0.5 s are forgiven, as by Kaldi).
     """
     if clip.start == 0 and clip.end is None:
-        return audio.read(clip.path, channel=0, rate=rate)[0]
+        return RECORDINGS.read(clip.path, rate, keep)
     wave = RECORDINGS.read(clip.path, rate)
-    part = wave[round(clip.start * rate) : None if clip.end is None else round(clip.end * rate)].copy()
-    if not len(part):
+    part = wave[round(clip.start * rate) : None if clip.end is None else round(clip.end * rate)]
+    if not len(part) or (clip.end is not None and clip.end > len(wave) / rate + OVERSHOOT):
         raise audio.AudioError(
             f"{clip.path}: the clip is {clip.start} to {clip.end} s, the file has {len(wave) / rate:.2f} s"
         )

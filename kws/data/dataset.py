@@ -52,14 +52,13 @@ class ClipDataset(Dataset):
         self.window = round(self.rate * window_ms / 1000)
         self.n_frames = n_frames(self.window, extractor.options)
         self.augment, self.noise = augment, list(noise)
-        self._recordings: dict[Clip, np.ndarray] = {}
         self.spans, self.others = spans, [clip for clip in clips if clip.label == UNKNOWN]
         self.words = [clip for clip in clips if clip.label not in (UNKNOWN, SILENCE)]
         texts = {clip.said for clip in clips if spell and clip.said is not None}
         self.spelt = {text: torch.tensor(spell(text), dtype=torch.long) for text in texts}
         self.longest = max(map(len, self.spelt.values()), default=0)
         self.told: set[str] = set()  # what was wrong with the files that were left out
-        self._broken: dict[Clip, audio.AudioError] = {}  # of the noise
+        self._broken: dict[Clip, audio.AudioError] = {}  # of what joins clips
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -119,15 +118,15 @@ class ClipDataset(Dataset):
         """The window (n,), of a word with `spans` the sample at which it ends there, and all that is said in it."""
         chance = self.augment.piece_chance
         piece = clip.label == UNKNOWN and self.words and chance and rng.random() < chance
-        source = self.words[rng.integers(len(self.words))] if piece else clip
-        wave = read_clip(source, self.rate) if source.label != UNKNOWN else self._speech(source, rng)
-        wave = self.augment.shape(wave, rng)
         if piece:
-            wave = self._piece(wave, rng)
+            wave = self._piece(self.augment.shape(self._any(self.words, rng, self._speech), rng), rng)
+        else:
+            wave = self.augment.shape(self._speech(clip, rng), rng)
         chance = self.augment.neighbour_chance
         alone = not (chance and self.others and rng.random() < chance)
         span = word_span(wave, self.rate) if clip.label != UNKNOWN and (self.spans or not alone) else None
-        speech = level(wave if span is None else wave[slice(*span)])
+        # an asked ratio is to the whole clip, so that it is the same sound for every loss
+        speech = level(wave if span is None or self.snr is not None else wave[slice(*span)])
         if span is not None and not alone:  # the neighbours speak where silence was
             wave, span = wave[slice(*span)], (0, span[1] - span[0])
         first, last = span or (0, len(wave))
@@ -140,7 +139,7 @@ class ClipDataset(Dataset):
         if snr is not None and self.others and self.augment.crowd_chance and rng.random() < self.augment.crowd_chance:
             wave = mix(wave, self._crowd(rng), snr, speech)
         elif snr is not None and self.noise:
-            wave = mix(wave, self._noise(rng), snr, speech)
+            wave = mix(wave, self._any(self.noise, rng, self._background), snr, speech)
         ended = None if span is None else start + span[1]
         return wave * self.augment.loudness(rng), ended, clip.said if whole else None
 
@@ -176,7 +175,7 @@ class ClipDataset(Dataset):
         first, last = (loud[0], loud[-1] + 1) if len(loud) else (0, 0)
         for begin, end in ((0, first), (last, len(window))):
             while end - begin > self.rate // 10:
-                other = self._speech(self.others[rng.integers(len(self.others))], rng)
+                other = self._any(self.others, rng, self._speech)
                 other = other * np.float32(speech / max(level(other), 1e-6) * 10 ** (rng.uniform(-10, 6) / 20))
                 n = min(len(other), end - begin)
                 if begin == 0:  # before the clip: backwards from it, so that speech runs into speech
@@ -192,32 +191,25 @@ class ClipDataset(Dataset):
         return voices.sum(axis=0)
 
     def _speech(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        """Other speech (n,): of a recording much longer than the window, which is kept, any stretch of four windows."""
-        wave = self._recordings[clip] if clip in self._recordings else read_clip(clip, self.rate)
+        """What is said (n,): of a recording of other speech that is much longer than the window any four windows."""
         longest = 4 * self.window
-        if len(wave) <= longest:
-            return wave
-        self._recordings[clip] = wave
-        return _stretch(wave, longest, rng)
+        wave = read_clip(clip, self.rate, keep=longest)
+        return wave if clip.label != UNKNOWN or len(wave) <= longest else _stretch(wave, longest, rng)
 
-    def _noise(self, rng: np.random.Generator) -> np.ndarray:
-        """A stretch of any recording of noise (window,): of the next that can be used."""
-        first = int(rng.integers(len(self.noise)))
-        for i in range(first - len(self.noise), first):
-            noise = self.noise[i]
+    def _any(self, clips: Sequence[Clip], rng: np.random.Generator, read: Callable) -> np.ndarray:
+        """What `read` makes of any of the clips: of the next that can be used."""
+        first = int(rng.integers(len(clips)))
+        for i in range(first - len(clips), first):
             try:
-                if noise not in self._broken:
-                    return self._background(noise, rng)
+                if clips[i] not in self._broken:
+                    return read(clips[i], rng)
             except audio.AudioError as error:
-                self._broken[noise] = error
-        raise self._broken[noise]
+                self._broken[clips[i]] = error
+        raise self._broken[clips[first - 1]]
 
     def _background(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
-        """Any stretch of a recording, repeated where it is shorter than the window; the recording is kept, as it is cut
-        again and again."""
-        if clip not in self._recordings:
-            self._recordings[clip] = read_clip(clip, self.rate)
-        wave = self._recordings[clip]
+        """Any stretch of a recording, repeated where it is shorter than the window."""
+        wave = read_clip(clip, self.rate, keep=0)
         if len(wave) < self.window:
             wave = np.tile(wave, -(-self.window // len(wave)))
         return _stretch(wave, self.window, rng)

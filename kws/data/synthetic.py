@@ -300,8 +300,9 @@ def coloured_noise(rng: np.random.Generator, n: int, exponent: float) -> np.ndar
 
 def _outside(rng, span: tuple[int, int], kept: tuple[int, int]) -> int:
     """A whole number in `span` and not in `kept`."""
-    below, above = max(kept[0] - span[0], 0), max(span[1] - kept[1], 0)
+    low, high = (min(max(end, span[0]), span[1]) for end in kept)
+    below, above = low - span[0], span[1] - high
     if below + above == 0:
         raise KwsError(f"data: the kept range {kept} leaves nothing of {span} to train on")
     draw = int(rng.integers(below + above))
-    return span[0] + draw if draw < below else kept[1] + draw - below
+    return span[0] + draw if draw < below else high + draw - below

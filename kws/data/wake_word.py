@@ -42,6 +42,7 @@ class WakeWord(Source):
             check_number(f"data.{name}", value, lambda n: n >= 1, "a whole number of at least 1", int)
         if not self.others and synthetic is None:
             raise KwsError("data.others is empty and data.synthetic null: nothing says what the word is not")
+        check_number("data.cut_seconds", cut_seconds, lambda n: n > 0, "a number above 0")
         self.root = str(root)
         self.where = f"{self.root}, split by a hash of the file's name,"
         self.mined, self.cut_seconds, self.synthetic = mined, cut_seconds, None

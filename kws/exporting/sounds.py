@@ -21,7 +21,7 @@ def of_training(trained: Trained, given: str | None) -> list[np.ndarray]:
     """
     rate = int(trained.options.sample_frequency)
     if given is not None:
-        return [audio.read(file, channel=0, rate=rate)[0] for file in audio.files("calibration", given)[:N_SOUNDS]]
+        return _any_of("calibration", given, N_SOUNDS, rate)
     try:
         source = instantiate(trained.config["data"], _convert_="all")
         source.prepare(["train"])
@@ -37,11 +37,18 @@ def of_training(trained: Trained, given: str | None) -> list[np.ndarray]:
     return [item["wave"].numpy() for item in items if isinstance(item, dict)]
 
 
+def _any_of(name: str, folder: str, count: int, rate: int) -> list[np.ndarray]:
+    """At most `count` recordings of a folder, of any of its folders alike."""
+    files = audio.files(name, folder)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(files))[:count])
+    return [audio.read(files[i], channel=0, rate=rate)[0] for i in chosen]
+
+
 def to_check(trained: Trained, given: str | None) -> list[np.ndarray]:
     """What the file is checked on: given recordings, or the words spoken by espeak-ng, or made sound without it."""
     rate = int(trained.options.sample_frequency)
     if given is not None:
-        return [audio.read(file, channel=0, rate=rate)[0] for file in audio.files("check", given)[:100]]
+        return _any_of("check", given, 100, rate)
     words = [label for label in trained.labels if not label.startswith("_")]
     rng, pieces = np.random.default_rng(0), []
     try:

@@ -71,6 +71,8 @@ class Spotter:
     def _check(self, path) -> None:
         """The graph's inputs and outputs are those of the description."""
         state = self.about["state"]
+        if self.overlap and state.get("past") != [1, self.overlap]:
+            raise ModelError(f"{path}: an overlap of {self.overlap} samples, its past holds {state.get('past')}")
         shapes = {"samples": [1, self.chunk], **state}
         outs = {"probabilities": [1, self.steps, len(self.labels)], **{f"next_{name}": state[name] for name in state}}
         for found, expected in ((self.session.get_inputs(), shapes), (self.session.get_outputs(), outs)):

@@ -57,7 +57,7 @@ def evaluate(
     training, device = model.training, model.mean.device
     model.eval()
     others = others and not loss.spans
-    total, after, truth, predicted, started, aside = 0.0, 0, [], [], time.perf_counter(), 0.0
+    total, after, asked, truth, predicted, started, aside = 0.0, 0, 0, [], [], time.perf_counter(), 0.0
     n = len(data.labels)
     for batch in progress(
         load(data, batches, workers), total=len(batches), desc="evaluating", unit="batch", disable=not show
@@ -68,17 +68,18 @@ def evaluate(
         total += loss(logits, losses.targets(labels, n), ended).sum().item()
         truth += labels.tolist()
         predicted += loss.answer(logits).argmax(dim=1).tolist()
-        if others:
+        if others and len(labels) > OTHERS:
             began = time.perf_counter()
             answers = loss.answer(loss.logits(model, joined(frames, OTHERS)))
             after += (answers.argmax(dim=1) == labels).sum().item()
+            asked += len(labels)
             aside += time.perf_counter() - began
     model.train(training)
     seconds = time.perf_counter() - started - aside
     matrix = distributed.total(torch.from_numpy(confusion_matrix(truth, predicted, n))).numpy()
-    sums = distributed.total(torch.tensor([total, after], dtype=torch.float64))
-    total, after = (sums / max(1, int(matrix.sum()))).tolist()
+    total, after, asked = distributed.total(torch.tensor([total, after, asked], dtype=torch.float64)).tolist()
     truth, predicted = np.array(truth, int), np.array(predicted, int)
     right = (truth == predicted) | (np.isin(truth, loss.alike) & np.isin(predicted, loss.alike))
     speed = len(predicted) / max(seconds, 1e-9)
-    return Result(total, matrix, accuracy(matrix, loss.alike), right, speed, after if others else None)
+    loss_mean, share = total / max(1, int(matrix.sum())), accuracy(matrix, loss.alike)
+    return Result(loss_mean, matrix, share, right, speed, after / asked if asked else None)

@@ -29,10 +29,11 @@ def check_settings(cfg: DictConfig) -> None:
     check_switches(**{name: OmegaConf.select(cfg, name) for name in SWITCHES})
     check_list("train.teachers", c.teachers)
     for name, (kind, least, below) in LIMITS.items():
-        if not is_number(c[name] or 0, lambda n, a=least, b=below: a <= n < b, int | kind):
-            number = "a whole number" if kind is int else "a number"
+        number = 0 if c[name] is None and name == "threads" else c[name]
+        if not is_number(number, lambda n, a=least, b=below: a <= n < b, int | kind):
+            what = "a whole number" if kind is int else "a number"
             bounds = f"of at least {least}" + f" and below {below}" * (below < math.inf)
-            raise KwsError(f"train.{name}={c[name]}: expected {number} {bounds}")
+            raise KwsError(f"train.{name}={c[name]}: expected {what} {bounds}")
 
 
 def check_loss(cfg: DictConfig, loss: type[PerClip]) -> None:

@@ -166,7 +166,7 @@ class Trainer:
         self.started, self.first_step = time.monotonic(), self.step
         if self.rank == 0:
             if self.step == 0:  # afresh, whatever stood here
-                for name in (checkpoint.LAST, checkpoint.BEST):
+                for name in (checkpoint.LAST, checkpoint.BEST, "confusion.png"):
                     (self.folder / name).unlink(missing_ok=True)
             self.log = RunLog(self.folder, self.step, c.tensorboard)
             (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(self.cfg, resolve=True), encoding="utf-8")
