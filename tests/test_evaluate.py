@@ -138,7 +138,7 @@ def test_clips_are_heard_again_after_others(folder):
 
     def judge(clip_logits):
         model.clip_logits = clip_logits
-        return judged(model, data, loss, batch_size=7, others=True)
+        return judged(model, data, loss, batch_size=6, others=True)
 
     keeps = judge(lambda frames: alone(frames[:, -data.n_frames :]))  # whatever was said before
     assert 0.2 < keeps.accuracy == keeps.after_others
