@@ -56,7 +56,7 @@ def main(cfg: DictConfig) -> None:
         torch.set_num_threads(cfg.threads)
     source = checkpoint.find(cfg.checkpoint)
     saved, before = checkpoint.load(source), open_checkpoint(source)
-    config = saved["config"]
+    config = saved["config"] = {**saved["config"], "data": before.data}
     if cfg.data.root is not None:
         config["data"]["root"] = str(cfg.data.root)
     method: Method = instantiate(cfg.method, _convert_="all")

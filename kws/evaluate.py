@@ -129,8 +129,6 @@ class Judged:
 def judge(cfg: DictConfig, given: str) -> Judged:
     """The answers of one checkpoint or exported file; its figures are also printed, and its confusion drawn."""
     exported = given.endswith(".onnx")
-    if exported and cfg.get("data") is None:
-        raise KwsError(f"{given} does not say which data it was trained on: name some, as in data=folder")
     trained = open_exported(given) if exported else open_checkpoint(given, pick_device(cfg.device))
     source, clips, noise, split = chosen_clips(cfg, trained)
     if cfg.snr is not None and not noise:
@@ -173,7 +171,7 @@ def chosen_clips(cfg: DictConfig, trained: Trained | None = None) -> tuple[Sourc
     whole = OmegaConf.create(
         {
             "features": trained.config["features"] if trained else cfg.features,
-            "data": trained.config["data"] if own else cfg.data,
+            "data": trained.data if own else cfg.data,
         }
     )
     source = instantiate(whole.data, _convert_="all")

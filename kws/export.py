@@ -6,6 +6,7 @@
     python -m kws.export checkpoint=… quantise=int8                   a quarter of the weights' bytes, as fast
     python -m kws.export checkpoint=… output=spotter.tflite           int8 for a microcontroller, frames in
     python -m kws.export checkpoint=… output=word.json word=left      the same for ESPHome's micro_wake_word
+    python -m kws.export checkpoint=… output=mine.pt                  a checkpoint without the run: to begin others with
     python -m kws.listen checkpoint=spotter.onnx                      and python -m kws.inspect spotter.onnx
 
 The front-end, batch norm and normalisation are in the graph; so are, beside it, the thresholds that kws.evaluate chose
@@ -37,8 +38,11 @@ def main(cfg: DictConfig) -> None:
     if Path(cfg.output).suffix in (".tflite", ".json"):
         for_microcontroller(cfg)
         return
+    if Path(cfg.output).suffix == ".pt":
+        to_begin_with(cfg)
+        return
     if Path(cfg.output).suffix != ".onnx":
-        raise KwsError(f"output={cfg.output}: expected a name that ends in .onnx, .tflite or .json")
+        raise KwsError(f"output={cfg.output}: expected a name that ends in .onnx, .tflite, .json or .pt")
     try:
         from kws.exporting.spotter import compare, export
     except ImportError as error:
@@ -95,6 +99,18 @@ def for_microcontroller(cfg: DictConfig) -> None:
     if result.same < LEAST_SAME:
         print(f"error: {cfg.output} does not hear what the checkpoint hears (less than {LEAST_SAME:.0%} of steps)")
         raise SystemExit(1)
+
+
+def to_begin_with(cfg: DictConfig) -> None:
+    """Writes a checkpoint of the weights alone: neither what trains them nor where the data lies."""
+    saved = checkpoint.load(cfg.checkpoint)
+    config = {name: saved["config"].get(name) for name in ("name", "features", "model", "loss")}
+    config["train"] = {"window_ms": saved["config"]["train"]["window_ms"]}
+    weights = (cfg.averaged and saved["ema"]) or saved["model"]
+    kept = {name: saved[name] for name in ("position", "best", "seed", "labels", "features")}
+    none = dict.fromkeys(("ema", "optimizer", "schedule"))
+    checkpoint.save(Path(cfg.output), {**kept, "config": config, "model": weights, **none})
+    print(f"{cfg.output}: {os.path.getsize(cfg.output) / 1000:.0f} kB; kws.train init_from={cfg.output} begins with it")
 
 
 def _identity(cfg: DictConfig, trained: Trained) -> dict:

@@ -405,7 +405,7 @@ def test_last_and_best_of_a_run_hear_with_stored_values(folder, corpus, tmp_path
     assert loaded["ema"] is None
     assert sum(stored.codes is not None for stored in loaded["packed"].values()) == 4
     trainer = Trainer(config("train", *tiny(corpus, f"resume.from={run_folder / 'best.pt'}")), tmp_path / "resumed")
-    with pytest.raises(KwsError, match=r"best.pt is packed.*last.pt has, or use init_from="):
+    with pytest.raises(KwsError, match=r"best.pt holds weights alone.*last.pt has, or use init_from="):
         begin(trainer)
 
 

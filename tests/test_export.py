@@ -27,6 +27,7 @@ from kws.inspect import describe, parts
 from kws.runtime import ModelError, Spotter
 from kws.runtime.file import OPERATORS, read, write_about
 from kws.train import train
+from kws.training import checkpoint
 from kws.training.trained import Trained, open_checkpoint
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
@@ -241,6 +242,28 @@ def folder(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "run"
     train(config("train", *tiny(corpus, "train.epochs=12", "model.window_ms=500")), folder)
     return folder
+
+
+def test_a_checkpoint_to_begin_with_holds_weights_and_no_run(folder, corpus, tmp_path):
+    written = tmp_path / "mine.pt"
+    run(f"checkpoint={folder}", f"output={written}", module="kws.export")
+    one, two, frames = open_checkpoint(folder), open_checkpoint(written), torch.randn(1, 90, 40)
+    assert torch.equal(one.model(frames), two.model(frames))
+    assert one.labels == two.labels
+    assert one.options == two.options
+    assert written.stat().st_size < (folder / "best.pt").stat().st_size / 2
+    assert str(corpus).encode() not in written.read_bytes()
+    more = ["model.window_ms=500", "train.epochs=1", "optim.optimizer.lr=1e-7", "name=x"]
+    more = tiny(corpus, f"init_from={written}", *more)
+    knew = checkpoint.load(written)["best"]["validation_accuracy"]
+    assert knew > 0.3
+    assert abs(train(config("train", *more), tmp_path / "on") - knew) <= 2 / 36
+    for module in ("kws.evaluate", "kws.compress"):
+        refused = run(f"checkpoint={written}", module=module, check=False)
+        assert refused.returncode == 2
+        assert "does not say which data it was trained on" in refused.stderr
+    with pytest.raises(KwsError, match=r"mine\.pt holds weights alone, nothing to resume by"):
+        train(config("train", *tiny(corpus, f"resume.from={written}", "name=y")), tmp_path / "again")
 
 
 def test_the_commands(folder, tmp_path):

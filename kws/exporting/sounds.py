@@ -23,7 +23,7 @@ def of_training(trained: Trained, given: str | None) -> list[np.ndarray]:
     if given is not None:
         return _any_of("calibration", given, N_SOUNDS, rate)
     try:
-        source = instantiate(trained.config["data"], _convert_="all")
+        source = instantiate(trained.data, _convert_="all")
         source.prepare(["train"])
         clips = source.clips("train")
     except (KwsError, InstantiationException) as error:

@@ -1,5 +1,5 @@
-"""Trained spotters that come with kws, each with its card: `<name>.onnx` and `<name>.md`; and one checkpoint to begin
-training from, `speech.pt`. No torch here."""
+"""Trained spotters that come with kws, each with its card: `<name>.onnx` and `<name>.md`; and checkpoints to begin
+training from, `<name>.pt`. No torch here."""
 
 import os
 from pathlib import Path

@@ -49,7 +49,7 @@ def _resume(trainer: Trainer, saved: dict, path: Path) -> bool:
     differences = differences_between(saved["config"], trainer.plain_config())
     position, labels = saved["position"], saved["labels"]
     if saved["optimizer"] is None:
-        raise KwsError(f"{path} is packed, and has nothing to resume by: its run's {checkpoint.LAST} has, or use"
+        raise KwsError(f"{path} holds weights alone, nothing to resume by: its run's {checkpoint.LAST} has, or use"
                        f" init_from={path}")  # fmt: skip
     step, anew = position["step"], position["per_epoch"] != trainer.per_epoch  # other data, or another batch size
     if anew:

@@ -23,6 +23,17 @@ class Trained:
     options: FbankOptions
     config: dict
 
+    @property
+    def data(self) -> dict:
+        """The data of its training.
+
+        Raises:
+            KwsError: it was left out, as of what is exported.
+        """
+        if not self.config.get("data"):
+            raise KwsError("the checkpoint does not say which data it was trained on: name some, as in data=folder")
+        return self.config["data"]
+
     def loss(self) -> PerClip:
         """The loss of its training, by which a clip is judged; runs of before losses were chosen have `PerClip`."""
         chosen = self.config.get("loss")
