@@ -358,7 +358,7 @@ def test_frozen_blocks_stay_as_they_came(corpus, finished, tmp_path, capsys):
             ["train.frozen=1", "init_from={}", "model.table=[conv_k3_s2_c16,ds_k5_c16_res]"],
             "no weights of these shapes",
         ),
-        (["init_from=speach"], "no checkpoint comes with kws by that name: speech"),
+        (["init_from=speach"], "no checkpoint comes with kws by that name: commands, .*, speech"),
     ],
 )
 def test_what_cannot_be_frozen_is_named(corpus, finished, tmp_path, more, expected):

@@ -303,7 +303,7 @@ def test_a_wake_word_is_learnt(recordings):
 def test_spotters_are_found_by_name_and_the_names_are_told(tmp_path):
     assert find("runs/mine") == "runs/mine"
     assert find(str(tmp_path)) == str(tmp_path)
-    named = "no file or run 'komputer', and no spotter comes with kws by that name: commands, commands_live, "
+    named = "no file or run 'komputer', and no spotter comes with kws by that name: commands, commands_large, "
     with pytest.raises(KwsError, match=named):
         find("komputer")
 

@@ -21,11 +21,11 @@ for said in words others; do
   python -m kws.join "output=runs/sc15-stream/$said" "${corpus[@]}" "said=$said"
 done
 for name in "${names[@]}"; do
-  threshold=0.7 again=()  # again: once more from its own weights, after what a stream holds before a clip
+  again=()  # again: once more from its own weights, after what a stream holds before a clip
   case $name in
-    commands) chosen=("${own[@]}" model=commands train.mixup=0.2) epochs=180 again=(30 0.004) threshold=0.8 ;;
+    commands) chosen=("${own[@]}" model=commands train.mixup=0.2) epochs=180 again=(30 0.004) ;;
     commands_small) chosen=("${own[@]}" model=commands_small) epochs=180 again=(30 0.004) ;;
-    commands_large) chosen=("${own[@]}" model=commands_large train.mixup=0.2) epochs=60 again=(16 0.003) threshold=0.9 ;;
+    commands_large) chosen=("${own[@]}" model=commands_large train.mixup=0.2) epochs=60 again=(16 0.003) ;;
     bcresnet) chosen=("${other[@]}") epochs=90 ;;
     bcresnet_2 | bcresnet_3) chosen=("${other[@]}" "model.width=${name#bcresnet_}" train.mixup=0.2) epochs=60 ;;
     *) echo "no $name" >&2 && exit 2 ;;
@@ -39,7 +39,7 @@ for name in "${names[@]}"; do
     python -m kws.export "checkpoint=$run" "output=$run/$name.pt"
   fi
   file=$run/$name.onnx
-  python -m kws.export "checkpoint=$run" "output=$file" licence=CC-BY-4.0 "decision.threshold=$threshold"
+  python -m kws.export "checkpoint=$run" "output=$file" licence=CC-BY-4.0
   python -m kws.evaluate "checkpoint=$file" "${corpus[@]}"
   for said in words others; do
     python -m kws.evaluate "checkpoint=$file" "labels=runs/sc15-stream/$said/labels.csv"
