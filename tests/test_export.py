@@ -11,6 +11,7 @@ import torch
 from conftest import RATE, ROOT, WORDS, config, run, speechlike, spoken, tiny
 from hydra.utils import instantiate
 
+from kws import audio
 from kws.config import conf_dir
 from kws.errors import KwsError
 from kws.export import TOLERANCE
@@ -18,7 +19,7 @@ from kws.exporting import calibration
 from kws.exporting.build import build
 from kws.exporting.frontend import add_frontend
 from kws.exporting.graph import Graph
-from kws.exporting.sounds import of_training
+from kws.exporting.sounds import of_training, to_check
 from kws.exporting.spotter import compare, export
 from kws.exporting.storage import affine
 from kws.features import make_options
@@ -235,6 +236,17 @@ def test_what_cannot_be_exported_is_named(tmp_path):
     with pytest.raises(KwsError, match="'maybe', which is no word here"):
         export(trained_of("dscnn_10k"), tmp_path / "s.onnx", decision={"threshold": {"maybe": 0.5}})
     assert not list(tmp_path.iterdir())
+
+
+def test_of_many_recordings_any_are_checked_on(tmp_path):
+    for name, level in (("a", 1000), ("b", 2000)):
+        (tmp_path / name).mkdir()
+        for i in range(60):
+            audio.write(tmp_path / name / f"{i}.wav", np.full(160, level, np.float32), RATE)
+    levels = [sound[0] for sound in to_check(trained_of("dscnn_10k", "fbank"), str(tmp_path))]
+    assert len(levels) == 100
+    assert levels.count(1000) > 35
+    assert levels.count(2000) > 35
 
 
 @pytest.fixture(scope="module")
