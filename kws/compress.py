@@ -105,7 +105,7 @@ def main(cfg: DictConfig) -> None:
 
 def compressed(saved: dict, trained: Trained, method: Method, settings: dict) -> dict:
     """The content of a checkpoint with one set of weights, packed."""
-    kept = {key: saved[key] for key in ("position", "best", "seed", "labels", "features")}
+    kept = {key: saved[key] for key in checkpoint.ABOUT}
     config = {key: value for key, value in saved["config"].items() if key != "compress"}
     if isinstance(method, Structure):
         config["model"] = method.configure(config["model"])

@@ -203,13 +203,13 @@ def chosen_clips(cfg: DictConfig, trained: Trained | None = None) -> tuple[Sourc
     if not clips:
         raise problem or KwsError("the data has no clips")
     once = dict.fromkeys(clip for clip in clips if clip.label != SILENCE)  # training may hold each several times
+    clips = [*once, *(clip for clip in clips if clip.label == SILENCE)]
     if trained:
         known = set(trained.labels) - set(source.labels)
-        told = [clip for clip in once if clip.label == UNKNOWN and clip.said in known]
+        told = {clip for clip in once if clip.label == UNKNOWN and clip.said in known}
         if told:
             print(f"left out: {len(told)} clips of words that the checkpoint knows and that are not asked")
-            once = dict.fromkeys(clip for clip in once if clip not in set(told))
-    clips = [*once, *(clip for clip in clips if clip.label == SILENCE)]
+            clips = [clip for clip in clips if clip not in told]
     return source, clips, noise, splits[0] if len(splits) == 1 else "all"
 
 

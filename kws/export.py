@@ -107,7 +107,7 @@ def to_begin_with(cfg: DictConfig) -> None:
     config = {name: saved["config"].get(name) for name in ("name", "features", "model", "loss")}
     config["train"] = {"window_ms": saved["config"]["train"]["window_ms"]}
     weights = (cfg.averaged and saved["ema"]) or saved["model"]
-    kept = {name: saved[name] for name in ("position", "best", "seed", "labels", "features")}
+    kept = {name: saved[name] for name in checkpoint.ABOUT}
     none = dict.fromkeys(("ema", "optimizer", "schedule"))
     checkpoint.save(Path(cfg.output), {**kept, "config": config, "model": weights, **none})
     print(f"{cfg.output}: {os.path.getsize(cfg.output) / 1000:.0f} kB; kws.train init_from={cfg.output} begins with it")

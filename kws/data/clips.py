@@ -14,17 +14,20 @@ class Recordings:
     """Recordings that are cut again and again, decoded once: the last ones, as many as `room` samples hold."""
 
     def __init__(self, room: int):
-        self.room, self._kept = room, OrderedDict()
+        self.room, self._kept, self._held = room, OrderedDict(), 0
 
     def read(self, path: str, rate: int, least: int = 0) -> np.ndarray:
         """The first channel (n,) of a file; kept where it has more than `least` samples."""
-        wave = self._kept.pop((path, rate), None)
-        if wave is None:
-            wave = audio.read(path, channel=0, rate=rate)[0]
+        key = path, rate
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        wave = audio.read(path, channel=0, rate=rate)[0]
         if len(wave) > least:
-            self._kept[path, rate] = wave
-        while len(self._kept) > 1 and sum(map(len, self._kept.values())) > self.room:
-            self._kept.popitem(last=False)
+            self._kept[key] = wave
+            self._held += len(wave)
+            while len(self._kept) > 1 and self._held > self.room:
+                self._held -= len(self._kept.popitem(last=False)[1])
         return wave
 
 

@@ -118,10 +118,10 @@ class ClipDataset(Dataset):
         """The window (n,), of a word with `spans` the sample at which it ends there, and all that is said in it."""
         chance = self.augment.piece_chance
         piece = clip.label == UNKNOWN and self.words and chance and rng.random() < chance
+        wave = self._any(self.words, rng, self._speech) if piece else self._speech(clip, rng)
+        wave = self.augment.shape(wave, rng)
         if piece:
-            wave = self._piece(self.augment.shape(self._any(self.words, rng, self._speech), rng), rng)
-        else:
-            wave = self.augment.shape(self._speech(clip, rng), rng)
+            wave = self._piece(wave, rng)
         chance = self.augment.neighbour_chance
         alone = not (chance and self.others and rng.random() < chance)
         span = word_span(wave, self.rate) if clip.label != UNKNOWN and (self.spans or not alone) else None

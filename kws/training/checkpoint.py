@@ -17,6 +17,7 @@ FORMAT = 2  # of files whose weights are packed; others are written as 1
 LAST, BEST = "last.pt", "best.pt"
 # Tensors whose first dimension is the labels: rows are carried over by the label's name.
 CLASS_TENSORS = ("classifier.weight", "classifier.bias")
+ABOUT = ("position", "best", "seed", "labels", "features")  # of a run, beside configuration and weights
 
 
 def save(path: Path, content: dict) -> None:

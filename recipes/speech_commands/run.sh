@@ -15,7 +15,6 @@ train=(python -m kws.train experiment=sc15 "data.root=$root" augment=light data.
   data.synthetic.kokoro.per_word=15)
 "${train[@]}" name=sc15-live-teacher model=speech init_from=speech train.epochs=16 optim=muon optim.optimizer.lr=0.003
 train+=("train.teachers=[runs/sc15-live-teacher]")
-own=(optim=muon)
 other=(model=bcresnet model.dropout=0 optim.optimizer.lr=0.01 train.precision=bf16)
 for said in words others; do
   python -m kws.join "output=runs/sc15-stream/$said" "${corpus[@]}" "said=$said"
@@ -23,9 +22,9 @@ done
 for name in "${names[@]}"; do
   again=()  # again: once more from its own weights, after what a stream holds before a clip
   case $name in
-    commands) chosen=("${own[@]}" model=commands train.mixup=0.2) epochs=180 again=(30 0.004) ;;
-    commands_small) chosen=("${own[@]}" model=commands_small) epochs=180 again=(30 0.004) ;;
-    commands_large) chosen=("${own[@]}" model=commands_large train.mixup=0.2) epochs=60 again=(16 0.003) ;;
+    commands) chosen=(optim=muon model=commands train.mixup=0.2) epochs=180 again=(30 0.004) ;;
+    commands_small) chosen=(optim=muon model=commands_small) epochs=180 again=(30 0.004) ;;
+    commands_large) chosen=(optim=muon model=commands_large train.mixup=0.2) epochs=60 again=(16 0.003) ;;
     bcresnet) chosen=("${other[@]}") epochs=90 ;;
     bcresnet_2 | bcresnet_3) chosen=("${other[@]}" "model.width=${name#bcresnet_}" train.mixup=0.2) epochs=60 ;;
     *) echo "no $name" >&2 && exit 2 ;;
