@@ -1,9 +1,6 @@
 """Sound and configurations that tests make for themselves."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -19,7 +16,6 @@ from kws.config import conf_dir
 torch.set_num_threads(1)  # tests are small, and the machine is shared
 if threading.current_thread() is threading.main_thread():  # a shell's background job ignores Ctrl-C, as would ours
     signal.signal(signal.SIGINT, signal.default_int_handler)
-ROOT = Path(__file__).resolve().parent.parent
 RATE = 16000
 WORDS = {"low": (300, 300), "high": (2500, 2500), "rise": (400, 2500), "fall": (2500, 400)}
 
@@ -82,16 +78,3 @@ def folder(corpus, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
     train(config("train", *tiny(corpus, "train.epochs=25", "model.window_ms=500")), folder)
     return folder
-
-
-def run(*arguments: str, cwd: Path = ROOT, module: str = "kws.train", check: bool = True, **options):
-    """A command in a process of its own, as a user runs it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, **options
-    )
-    if check and done.returncode != 0:
-        raise AssertionError(
-            f"{module} {' '.join(arguments)} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
-        )
-    return done

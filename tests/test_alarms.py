@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from conftest import RATE, WORDS, config, run, spoken
+from conftest import RATE, WORDS, config, spoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
+from processes import run
 
 from kws import audio, evaluate, export, join, plots
 from kws.alarms import thresholds

@@ -8,12 +8,13 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import config, run, speechlike, tiny
+from conftest import config, speechlike, tiny
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from processes import run
 
 from kws.compress import carried, main
 from kws.compression import Method, Structure, packing

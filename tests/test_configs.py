@@ -8,8 +8,9 @@ import shlex
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, ROOT, WORDS, config, spoken, tiny
+from conftest import RATE, WORDS, config, spoken, tiny
 from hydra.utils import instantiate
+from processes import ROOT
 
 from kws import audio
 from kws.config import conf_dir, quote_override

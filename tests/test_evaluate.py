@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, WORDS, config, run, spoken
+from conftest import RATE, WORDS, config, spoken
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from processes import run
 
 from kws import audio
 from kws.data.dataset import ClipDataset

@@ -1,15 +1,14 @@
 """What is exported hears what was trained: every model and every front-end, whole and in pieces, one stream or many."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import RATE, ROOT, WORDS, config, run, speechlike, spoken, tiny
+from conftest import RATE, WORDS, config, speechlike, spoken, tiny
 from hydra.utils import instantiate
+from processes import run
 
 from kws import audio
 from kws.config import conf_dir
@@ -290,11 +289,11 @@ def test_the_commands(folder, tmp_path):
                module="kws.export")  # fmt: skip
     assert "the same as by the checkpoint" in done.stdout
     assert "chunks of 100 ms" in done.stdout
-    said = subprocess.run([sys.executable, "-m", "kws.inspect", str(out)], cwd=ROOT, capture_output=True, text=True)
+    said = run(str(out), module="kws.inspect")
     for words in ("low", "16000 Hz", "chunks of 100 ms", "CC0", "a score of 0.5", "fbank", "averaged True"):
         assert words in said.stdout, words
     for wrong, reason in ((["speach"], "no file or run 'speach'"), ([str(out), "jsn=true"], "expected one file")):
-        told = subprocess.run([sys.executable, "-m", "kws.inspect", *wrong], cwd=ROOT, capture_output=True, text=True)
+        told = run(*wrong, module="kws.inspect", check=False)
         assert (told.returncode, "Traceback" in told.stderr, reason in told.stderr) == (2, False, True)
     by_torch = run(f"checkpoint={folder}", f"input={tmp_path / 'said.wav'}", *decision, module="kws.listen")
     by_file = run(f"checkpoint={out}", f"input={tmp_path / 'said.wav'}", module="kws.listen")  # its own decision

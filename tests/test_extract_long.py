@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, speechlike
+from conftest import speechlike
+from processes import ROOT
 
 from kws import audio, computer
 from kws.extract import extract

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from processes import ROOT
 
 from kws.errors import KwsError
 from kws.extract import extract

@@ -9,9 +9,10 @@ import numba
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, ROOT, speechlike
+from conftest import RATE, speechlike
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import ROOT
 
 from kws import audio
 from kws.features import describe, from_file, make_options, n_frames, read_conf, reference, simd, write_conf

@@ -7,7 +7,7 @@ import sys
 import tomllib
 
 import pytest
-from conftest import ROOT
+from processes import ROOT
 
 import kws
 from kws.config import conf_dir

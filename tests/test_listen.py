@@ -1,15 +1,13 @@
 """A trained spotter on streams: cut anyhow, at any rate, from a file or a pipe."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, ROOT, config, run, spoken, tiny
+from conftest import RATE, config, spoken, tiny
+from processes import run
 
 from kws import audio
 from kws.data.folder import Folder
@@ -78,12 +76,8 @@ def test_file_and_pipe_give_the_same_lines(folder, stream, tmp_path):
     options = [f"checkpoint={folder}", *(f"decision.{k}={v}" for k, v in DECISION.items())]
     by_file = run(*options, f"input={path}", f"json={tmp_path / 'found.jsonl'}", module="kws.listen")
     pcm = np.rint(stream[0]).astype("<i2").tobytes()
-    by_pipe = subprocess.run(
-        [sys.executable, "-m", "kws.listen", *options, "input=-", "chunk_ms=37"], input=pcm, cwd=ROOT,
-        capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert by_pipe.returncode == 0, by_pipe.stderr
-    assert by_pipe.stdout.decode() == by_file.stdout
+    by_pipe = run(*options, "input=-", "chunk_ms=37", module="kws.listen", given=pcm)
+    assert by_pipe.stdout == by_file.stdout
     rows = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     assert len(rows) == len(by_file.stdout.splitlines()) >= 5
     assert "0.0 s dropped" in by_file.stderr

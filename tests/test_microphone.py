@@ -10,7 +10,8 @@ import time
 
 import numpy as np
 import pytest
-from conftest import RATE, ROOT, spoken
+from conftest import RATE, spoken
+from processes import ROOT
 
 from kws import audio
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import run
+from processes import run
 
 from kws.cost import read_table, sizes
 from kws.errors import OptionError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT
+from processes import ROOT
 
 from kws import audio
 from kws.alarms.labels import read_labels

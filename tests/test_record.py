@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 import pytest
-from conftest import RATE, ROOT, config, run, spoken
+from conftest import RATE, config, spoken
+from processes import ROOT, run
 from test_microphone import pulse  # noqa: F401
 
 from kws import audio
@@ -116,11 +117,8 @@ def test_a_pipe_gives_what_the_file_gives(tmp_path):
     sound, _ = said([9000, 9000], np.random.default_rng(5))
     pcm = np.rint(sound).astype("<i2")
     audio.write(tmp_path / "said.wav", pcm, RATE)
-    done = subprocess.run(
-        [sys.executable, "-m", "kws.record", "word=on", f"output={tmp_path / 'a'}", "input=-"], cwd=ROOT,
-        input=pcm.tobytes(), capture_output=True, check=True,
-    )  # fmt: skip
-    assert b"2 kept" in done.stdout
+    done = run("word=on", f"output={tmp_path / 'a'}", "input=-", module="kws.record", given=pcm.tobytes())
+    assert "2 kept" in done.stdout
     run("word=on", f"output={tmp_path / 'b'}", f"input={tmp_path / 'said.wav'}", module="kws.record")
     for name in ("me_nohash_0.wav", "me_nohash_1.wav"):
         assert (tmp_path / "a" / "on" / name).read_bytes() == (tmp_path / "b" / "on" / name).read_bytes()

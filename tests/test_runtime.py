@@ -11,8 +11,9 @@ import venv
 import numpy as np
 import onnx
 import pytest
-from conftest import RATE, ROOT, run, speechlike
+from conftest import RATE, speechlike
 from onnx import TensorProto, helper, numpy_helper
+from processes import ROOT, run
 from test_export import trained_of
 
 from kws.exporting.spotter import export

@@ -15,7 +15,8 @@ import time
 
 import numpy as np
 import pytest
-from conftest import RATE, ROOT, run, speechlike
+from conftest import RATE, speechlike
+from processes import ROOT, run
 from test_export import trained_of
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RATE, ROOT, config, spoken, tiny
+from conftest import RATE, config, spoken, tiny
+from processes import ROOT
 from test_serve import alone, answers, client_of, say
 from wyoming.audio import AudioChunk, AudioStart
 from wyoming.info import Describe, Info

@@ -223,7 +223,14 @@ def test_what_cannot_be_spelt_is_named(tmp_path):
     with pytest.raises(TableError, match=r"speller\.after=0: it hears one band"):
         spelling(after=0)
     assert spelling(spoken=["", "", ""]).speller is None
-    given = ["data=synthetic", f"data.cache={tmp_path}", "data.words=[left]", "name=x", f"runs={tmp_path}"]
+    given = [
+        "data=synthetic",
+        f"data.cache={tmp_path}",
+        "data.words=[left]",
+        "data.per_word=4",
+        "name=x",
+        f"runs={tmp_path}",
+    ]
     for more, reason in [
         (["model=ghost", "loss=ctc"], "loss=ctc trains a model that spells: say model=speech_phones"),
         (["model=speech_phones", "loss=max_pool"], r"hears the first 11 blocks.* train\.frozen=11 or another model"),

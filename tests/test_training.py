@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, ROOT, config, run, tiny
+from conftest import RATE, config, tiny
+from processes import ROOT, run, start
 
 from kws import audio
 from kws.augment import mask
@@ -65,19 +67,16 @@ def killed_and_resumed(corpus, folder, at_steps, *more):
     """The run as a process that is killed with SIGKILL each time its log has reached the next of `at_steps`."""
     arguments = [*tiny(corpus, *more), f"runs={folder.parent}", f"name={folder.name}", "train.checkpoint_every=3"]
     for at in at_steps:
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "kws.train", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        process = start([Path(os.devnull)] * 3, *arguments)
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline and process.is_alive():
             reached = max((row["step"] for row in read_rows(folder / "metrics.jsonl")), default=0)
             if reached >= at:
                 break
             time.sleep(0.002)
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.is_alive(), "the run ended before it could be killed"
         process.kill()
-        process.wait()
+        process.join()
     return run(*arguments)
 
 
