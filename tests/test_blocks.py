@@ -11,6 +11,7 @@ from kws.blocks.csp import CrossStage
 from kws.blocks.ghost import DfcAttention, GhostBottleneck, GhostBottleneckV3, GhostModule
 from kws.blocks.inception import Inception, InceptionResidual
 from kws.blocks.inverted import FusedInvertedResidual, InvertedResidual
+from kws.blocks.natural import Natural
 from kws.blocks.pyramid import DepthwisePyramid, Pyramid
 from kws.blocks.residual import Basic
 from kws.blocks.shuffle import ShuffleUnit, ShuffleUnitV2
@@ -28,7 +29,7 @@ def test_every_kind_is_found():
     assert {"conv", "ds", "ghost", "ghost2"} <= set(found)
     for kind, block in found.items():
         assert "arXiv:" in f"{block.__doc__}{block.__mro__[1].__doc__}" or kind in {
-            "act", "conv", "dw", "flat", "maxpool", "avgpool", "pool",
+            "act", "conv", "dw", "flat", "maxpool", "avgpool", "natural", "pool",
         }  # fmt: skip
 
 
@@ -262,3 +263,19 @@ def test_branches_fold_into_one_convolution():
             isinstance(m, CausalConv) for m in rep.modules()
         )
         assert not any(isinstance(m, RepConv) for m in one.modules())
+
+
+def test_natural_changes_what_is_trained_and_nothing_else():
+    torch.manual_seed(0)
+    block, x = Natural(4, 1), torch.randn(64, 4, 1, 30)
+    assert torch.equal(block.train()(x), x)  # until its weights come with a checkpoint
+    block.bias2.fill_(1)  # so each map that is converted lies one above
+    assert torch.equal(block(x).sub(x).amax(dim=(1, 2, 3)).round().unique(), torch.tensor([0.0, 1.0]))
+    assert torch.equal(block.eval()(x), x)
+    block.bias2.zero_()
+    block.within.copy_(torch.tensor([[2.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
+    noise = torch.cat([block.train()(x) - x for _ in range(40)])[:, :, 0]
+    knots = noise[..., 10]  # straight lines between what is drawn vary less there
+    covariance = torch.cov(knots.T) / torch.var(knots[:, 0]) * 4
+    torch.testing.assert_close(covariance, block.within @ block.within.T, atol=0.25, rtol=0)
+    assert not list(block.parameters())

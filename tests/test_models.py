@@ -81,7 +81,7 @@ def test_a_clips_answer_is_its_last_valid_step(model):
 def test_costs_are_what_they_say(model, request):
     costs, name = cost(model), request.node.callspec.params["model"]
     said = {"10k": (8_000, 12_000), "100k": (80_000, 100_000)}
-    said |= dict.fromkeys(("speech", "phones"), (160_000, 180_000))
+    said |= dict.fromkeys(("speech", "natural", "phones"), (160_000, 180_000))
     low, high = said.get(name.split("_")[-1], (9_000, 150_000))
     assert low <= costs.parameters <= high
     assert costs.parameters == sum(p.numel() for p in model.parameters())

@@ -1,6 +1,7 @@
 """Scripts of recipes/ that are more than a list of commands, on small things made here."""
 
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from conftest import RATE, spoken
 from processes import ROOT
 
 from kws import audio
 from kws.alarms.labels import read_labels
+from kws.spotters import find
+from kws.training import checkpoint
 
 propack = pytest.importorskip("propack")
 MAKE = ROOT / "recipes/dialogue/make.py"
@@ -63,3 +68,25 @@ def test_dialogue_is_split_and_labelled(tmp_path):
     wave, rate = audio.read(out / "steel_sky-0.flac")
     assert rate == 16000
     assert np.abs(np.fft.rfft(wave[:rate])).argmax() == pytest.approx(440, abs=1)
+
+
+def test_what_turns_made_speech_to_peoples_comes_beside_the_network(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind, count in (("made", 3), ("people", 20)):
+        for word in ("low", "rise"):
+            (tmp_path / kind / word).mkdir(parents=True)
+            for i in range(count):
+                audio.write(tmp_path / kind / word / f"{i}.wav", spoken(word, rng), RATE)
+    speech = tmp_path / "speech.pt"
+    shutil.copy(find("speech", ".pt"), speech)
+    place, before = "blocks.11.", checkpoint.load(speech)["model"]
+    natural = [sys.executable, ROOT / "recipes/speech/natural.py", speech, "--pairs", "64"]
+    natural += ["--made", tmp_path / "made/{low,rise}/*.wav", "--people", tmp_path / "people/*/*.wav"]
+    said = subprocess.run(natural, capture_output=True, text=True, check=True).stdout
+    assert "40 clips of 2 words" in said
+    after = checkpoint.load(speech)["model"]
+    for name, value in before.items():
+        assert torch.equal(after[name], value) != name.startswith(place), name
+    assert {f"{place}weight{i}" for i in range(3)} < {name for name in after if name.startswith(place)}
+    few = subprocess.run([*natural[:-1], tmp_path / "made/*/*.wav"], capture_output=True, text=True)
+    assert few.stderr.strip() == "no word of the first pattern of people has 20 clips"

@@ -63,7 +63,7 @@ class Teacher:
         return embedding(spans.reshape(-1, SPAN, 32, 1)).reshape(*spans.shape[:2], DIM)
 
 
-def _braces(pattern: str) -> list[str]:
+def braces(pattern: str) -> list[str]:
     """a{b,c} as ab and ac."""
     before, _, rest = pattern.partition("{")
     inside, _, after = rest.partition("}")
@@ -76,7 +76,7 @@ class Speech:
     def __init__(self, patterns: list[str]):
         given = [pattern.rpartition("=") for pattern in patterns]
         self.shares = [float(share) for _, _, share in given]
-        self.files = [sorted(path for one in _braces(pattern) for path in glob.glob(one)) for pattern, _, _ in given]
+        self.files = [sorted(path for one in braces(pattern) for path in glob.glob(one)) for pattern, _, _ in given]
         if not all(self.files) or sum(self.shares) > 1:
             raise KwsError(f"{' '.join(patterns)}: a pattern has no files, or the shares are above 1")
         self.read, self.accents = {}, OmegaConf.load(conf_dir() / "data" / "synthetic.yaml").accents
