@@ -68,7 +68,7 @@ class AcousticModel(nn.Module):
         self.mean.copy_(frames.mean(dim=0))
         self.std.copy_(frames.std(dim=0).clamp(min=1e-3))
 
-    def _embed(self, frames: Tensor, stream: Stream | None) -> tuple[Tensor, Tensor]:
+    def embed(self, frames: Tensor, stream: Stream | None) -> tuple[Tensor, Tensor]:
         """Frames (batch, frames, dim) to the map that the speller hears, and the blocks' output, each (batch, channels,
         bands, steps)."""
         x = ((frames - self.mean) / self.std).clamp(-CLIP, CLIP).transpose(1, 2)
@@ -84,7 +84,7 @@ class AcousticModel(nn.Module):
         return heard, x
 
     def _logits(self, frames: Tensor, stream: Stream | None) -> Tensor:
-        heard, x = self._embed(frames, stream)
+        heard, x = self.embed(frames, stream)
         logits = self._classified(x, stream)
         return logits if self.speller is None or self.training else logits + self.speller(heard, stream)
 
@@ -93,7 +93,7 @@ class AcousticModel(nn.Module):
 
     def phones(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Whole utterances, for training: what `forward` gives, and the speller's logits (batch, steps, 1 + phones)."""
-        heard, x = self._embed(frames, None)
+        heard, x = self.embed(frames, None)
         return self._classified(x, None), self.speller.logits(heard)[:, :, 0].transpose(1, 2)
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class AcousticModel(nn.Module):
 
         What `forward` gives there, without the steps before.
         """
-        x = self._embed(frames, None)[1].mean(dim=2)
+        x = self.embed(frames, None)[1].mean(dim=2)
         if n_frames is None:
             x = x[:, :, -self.pool.window :].mean(dim=2)
         else:

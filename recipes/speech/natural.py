@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 from train import braces
 
@@ -41,24 +41,20 @@ class Hearing:
     """What the blocks of SPEECH.pt make of clips."""
 
     def __init__(self, saved: dict):
-        table = OmegaConf.load(conf_dir() / "model" / "speech_natural.yaml").table
-        base = OmegaConf.load(conf_dir() / "model" / "dscnn_2d.yaml")
-        base.merge_with({"table": table, "window_ms": 80})
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = compose("train", overrides=["model=speech_natural"]).model
         self.extractor = FeatureExtractor(options := make_options(**saved["features"]))
-        self.model = instantiate(base, n_features=options.dim, n_classes=2, shift_ms=options.frame_shift)
+        self.model = instantiate(config, n_features=options.dim, n_classes=2, shift_ms=options.frame_shift).eval()
         checkpoint.fit(saved["model"], self.model, saved["labels"], ["0", "1"])
         self.place = next(i for i, block in enumerate(self.model.blocks) if isinstance(block, Natural))
-        self.blocks = self.model.eval().blocks[: self.place]
+        self.model.blocks = self.model.blocks[: self.place]
 
     @torch.no_grad()
     def __call__(self, clips: list[Clip]) -> Tensor:
         """Maps (clips, channels, steps), float16."""
         data = ClipDataset(clips, sorted({clip.label for clip in clips}), self.extractor, WINDOW_MS)
         batches = [[(0, i) for i in range(at, min(at + BATCH, len(clips)))] for at in range(0, len(clips), BATCH)]
-        heard = []
-        for batch in load(data, batches, 0):
-            x = ((batch["frames"] - self.model.mean) / self.model.std).clamp(-5, 5).transpose(1, 2)
-            heard.append(self.blocks(x[:, None])[:, :, 0].half())
+        heard = [self.model.embed(batch["frames"], None)[1][:, :, 0].half() for batch in load(data, batches, 0)]
         return torch.cat(heard)
 
 
